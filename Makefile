@@ -1,0 +1,55 @@
+# Needs only Python 3.10-3.13 and make. `make` alone lists the targets.
+
+PYTHON ?= python3
+# Test processes; raise it on a larger machine.
+WORKERS ?= 2
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+# Its date tells when the environment was last brought in line with pyproject.toml and constraints.txt.
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## check and time the ready-made masks on real sizes
+	$(BIN)/saccade demo
+
+.PHONY: test
+test: $(READY) ## all tests and doctests, with coverage (at least 95 %)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+.PHONY: check
+check: format lint types test ## all that CI runs: format, lint, types, then every test
+
+.PHONY: format
+format: $(READY) ## is every file formatted? (`ruff format` repairs)
+	$(BIN)/ruff format --check .
+
+.PHONY: lint
+lint: $(READY) ## ruff's rules, each chosen in pyproject.toml
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY) ## time masks and tracing beside their peers
+	$(BIN)/saccade bench masks
+	$(BIN)/saccade bench trace
+
+.PHONY: clean
+clean: ## remove caches and build outputs; the environment stays (rm -rf .venv)
+	rm -rf build dist out htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
