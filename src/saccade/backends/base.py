@@ -1,0 +1,112 @@
+"""The contract every engine keeps, and the tensors that travel through it.
+
+For any problem and schedule, a backend satisfies
+
+    unsupported_reasons(problem) == []   <=>   compile(problem, schedule) returns a kernel
+    compile(problem, s1)(operands)       ==    compile(problem, s2)(operands)    for every s1, s2, up to
+    rounding kernel(operands)                     ==    the results of `Backend`'s equations, gradients
+    included
+
+and it never decides by itself to run something else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, final
+
+from torch import Tensor
+
+from saccade.block_mask import BlockMask
+from saccade.ir.program import Program
+from saccade.problem import AttentionProblem
+from saccade.schedule import Schedule
+from saccade.signatures import MaskMod, ScoreMod
+
+__all__ = ["Backend", "Kernel", "Operands", "Results"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """The tensors, programs and masks of one call; `AttentionProblem` holds the facts about them.
+
+    Attributes:
+        query: `[B, Hq, Q, D]`.
+        key: `[B or 1, Hkv, K, D]`.
+        value: `[B or 1, Hkv, K, Dv]`.
+        score: The traced score_mod; None where the score is unchanged.
+        score_mod: The user's function behind `score`; None where there is none, or a Program was given.
+        block_mask: The block mask; None where it hides nothing.
+        mask: The traced mask_mod that must hold beside it; None where it hides nothing.
+        mask_mod: The user's function behind `mask`; None as for `score_mod`.
+        sinks: `[Hq]`, or None.
+        dropout_seed: int64 scalar tensor on the host; None without dropout.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    score: Program | None = None
+    score_mod: ScoreMod | None = None
+    block_mask: BlockMask | None = None
+    mask: Program | None = None
+    mask_mod: MaskMod | None = None
+    sinks: Tensor | None = None
+    dropout_seed: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a kernel returns; None for what was not asked for.
+
+    Attributes:
+        out: `[B, Hq, Q, Dv]` of the query's dtype, its dimensions in memory ordered like the query's.
+        lse: `[B, Hq, Q]` float32 (float64 for float64 inputs), natural log, differentiable.
+        max_scores: `[B, Hq, Q]` of the type of lse, without a gradient.
+        weights: `[B, Hq, Q, K]` of the query's dtype: what multiplies the values, so after dropout.
+    """
+
+    out: Tensor
+    lse: Tensor | None = None
+    max_scores: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class Kernel(Protocol):
+    """A compiled problem: it takes any operands of which the problem's facts are true."""
+
+    def __call__(self, operands: Operands) -> Results:
+        """Compute attention."""
+        ...
+
+
+class Backend(ABC):
+    """An engine, and what it computes.
+
+    With `h' = h // (Hq / Hkv)`, and sums over the keys that query q of head h sees, that is
+
+        s[b, h, q, k] = score_mod(scale * query[b, h, q] · key[b, h', k], b, h, q, k)
+        z[b, h, q]    = sum_k exp(s[b, h, q, k]) + exp(sinks[h])
+        lse           = log z
+        max_scores    = max_k s
+        weights       = keep * exp(s) / z / keep rate
+        out[b, h, q]  = sum_k weights[b, h, q, k] * value[b, h', k]
+
+    A pair is seen where its block is FULL, or PARTIAL and the block mask's mod is True, and the mask_mod is
+    True. A row whose z is 0 has output 0, lse and max_scores −inf, and gradients 0. A hidden pair has no say:
+    whatever a mod computes there.
+    """
+
+    name: ClassVar[str]
+    """What `backend=` calls it."""
+
+    @abstractmethod
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        """Return why it cannot compute the problem, each reason a clause about "it"; empty if it can."""
+
+    @abstractmethod
+    def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
+        """Return a callable for a problem it has no reason to refuse."""
