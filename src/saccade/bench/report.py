@@ -1,0 +1,88 @@
+"""Benchmark results as one value and one JSON file.
+
+Owns the format: a report names the machine and the versions, and holds one `Measurement` a case and
+contender, with its shape, its timing and what else was measured. Later versions may add keys, not change any.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saccade.bench.machine import Machine
+from saccade.bench.timing import Timing
+from saccade.errors import ArgumentError
+
+__all__ = ["Measurement", "Report", "ratio"]
+
+FORMAT = 1
+"""The number of the file format, for those who read many reports."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one contender did in one case.
+
+    Attributes:
+        case: What was done, such as "causal, 8192 tokens". Contenders of equal case are comparable.
+        contender: Who did it, such as "saccade" or "torch, eager".
+        shape: The sizes that the time depends on, by name.
+        timing: Its times.
+        facts: Other measured numbers, by name with unit: "mask_bytes", "peak_bytes".
+    """
+
+    case: str
+    contender: str
+    shape: dict[str, int]
+    timing: Timing
+    facts: dict[str, float | int | None] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """The measurement as plain data."""
+        return {
+            "case": self.case,
+            "contender": self.contender,
+            "shape": self.shape,
+            **self.timing.as_json(),
+            "facts": self.facts,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one benchmark run.
+
+    Attributes:
+        benchmark: Its name.
+        machine: What it ran on.
+        measurements: One a case and contender; contenders of a case follow each other.
+    """
+
+    benchmark: str
+    machine: Machine
+    measurements: tuple[Measurement, ...]
+
+    def write_json(self, path: Path) -> None:
+        """Write the report as JSON, replacing the file.
+
+        Raises:
+            ArgumentError: The file cannot be written.
+        """
+        content = {
+            "format": FORMAT,
+            "benchmark": self.benchmark,
+            "machine": self.machine.as_json(),
+            "measurements": [measurement.as_json() for measurement in self.measurements],
+        }
+        try:
+            path.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as fault:
+            raise ArgumentError(
+                f"expected a file that can be written, got {str(path)!r}: {fault.strerror}; name another one"
+            ) from fault
+
+
+def ratio(slower: Measurement, faster: Measurement) -> float:
+    """Return how many times longer the median of one measurement is than that of another."""
+    return slower.timing.median_s / faster.timing.median_s

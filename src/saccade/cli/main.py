@@ -1,0 +1,159 @@
+"""The commands, their options and their one way to fail.
+
+A command reads its options, calls one function and prints. Whatever Saccade raises on purpose becomes one
+message on the error stream and exit code 2; `--debug` shows where it came from instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from saccade.bench.block_masks import LONG, bench_masks
+from saccade.bench.machine import package_version
+from saccade.bench.patterns import Size
+from saccade.bench.tracing import bench_trace
+from saccade.cli.bench import print_masks, print_trace, with_status
+from saccade.cli.demo import run_demo
+from saccade.cli.doctor import print_diagnosis
+from saccade.cli.explain import explain_mask
+from saccade.errors import SaccadeError
+
+__all__ = ["app", "main"]
+
+_FAILED = 1  # a check failed
+_MISUSED = 2  # the command was wrong
+
+
+class _Commands(typer.core.TyperGroup):
+    """The group of all commands; turns Saccade's errors into messages."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; see the module's text for what happens to errors."""
+        try:
+            return super().invoke(ctx)
+        except SaccadeError as fault:
+            if ctx.params.get("debug"):
+                raise
+            console = Console(stderr=True)
+            console.print("error: ", style="bold red", end="")
+            # Unwrapped, so that a marker below a text stays below it.
+            console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(_MISUSED) from fault
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Programmable attention: exact block masks and fused attention from two Python functions.",
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Time parts of the library beside their peers.")
+app.add_typer(bench_app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saccade {package_version('saccade') or '(not installed)'}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Read the options that all commands share."""
+
+
+@app.command()
+def demo(
+    size: Annotated[
+        Size, typer.Option(help="Lengths: as used in practice, or a sixteenth of them.")
+    ] = Size.FULL,
+) -> None:
+    """Check and time the ready-made masks, beside torch's, on real sizes."""
+    if not run_demo(size, Console()):
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def explain(
+    mask: Annotated[
+        str, typer.Argument(metavar="MASK", help="`causal & sliding_window(256)`, or FILE.py:FUNCTION.")
+    ],
+    q_len: Annotated[int, typer.Option("--q-len", "-q", min=1, help="Queries.")] = 1024,
+    kv_len: Annotated[
+        int | None, typer.Option("--kv-len", "-k", min=1, help="Keys.", show_default="the queries")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Batch size.")] = 1,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Query heads.")] = 1,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=1, help="Width of a query and a key.")] = 64,
+    score: Annotated[
+        str | None, typer.Option("--score", help="A score: `softcap(30.0)`, or FILE.py:FUNCTION.")
+    ] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Ask one backend by name.")] = "auto",
+) -> None:
+    """Show what a mask means, where it matters, and who would compute it."""
+    explain_mask(
+        mask,
+        score,
+        shape=(batch, heads, q_len, q_len if kv_len is None else kv_len),
+        head_dim=head_dim,
+        backend=backend,
+        console=Console(),
+    )
+
+
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Samples of each contender.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
+
+
+@bench_app.command("masks")
+def bench_masks_command(
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled/--no-compiled", help="Time torch's compiled form (compiles for a while)."),
+    ] = True,
+    long: Annotated[int, typer.Option("--long", min=1, help="Tokens of the masks timed alone.")] = LONG,
+    rounds: Rounds = 5,
+    json: Json = None,
+) -> None:
+    """Time create_block_mask at a million tokens, and beside torch's at 2k to 16k."""
+    console = Console()
+    report = with_status(
+        console, lambda progress: bench_masks(long=long, rounds=rounds, compiled=compiled, progress=progress)
+    )
+    print_masks(report, console)
+    if json is not None:
+        report.write_json(json)
+
+
+@bench_app.command("trace")
+def bench_trace_command(rounds: Rounds = 15, json: Json = None) -> None:
+    """Time the reading of mods, as it happens at every call."""
+    console = Console()
+    report = with_status(console, lambda progress: bench_trace(rounds=rounds, progress=progress))
+    print_trace(report, console)
+    if json is not None:
+        report.write_json(json)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this installation can do, and facts to paste into a report."""
+    if not print_diagnosis(Console()):
+        raise typer.Exit(_FAILED)
+
+
+def main() -> None:
+    """Run the command line; the console entry point."""
+    app()
