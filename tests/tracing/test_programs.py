@@ -18,7 +18,7 @@ from saccade.ir.ops import Op
 from saccade.ir.program import Program, conjunction
 from saccade.ir.structure import CaptureType, ModKind
 from saccade.ir.verify import verify
-from saccade.masks import and_masks, causal, noop_mask, or_masks, xor_masks
+from saccade.masks import and_masks, causal, document, noop_mask, or_masks, padding, xor_masks
 from saccade.signatures import MaskMod
 from saccade.tracing import trace
 
@@ -148,6 +148,13 @@ def within(mod):
 def test_callables_of_every_kind_and_the_names_of_what_they_hold(mod, names: tuple[str, ...]) -> None:
     program = check(mod, SCORE)
     assert program.names == names
+
+
+def test_a_tensor_of_two_names_does_not_shift_the_others() -> None:
+    first = second = torch.ones(2)
+    made = [torch.ones(2)]
+    mod = lambda s, b, h, q, k: s * first[h] * second[h] * made[0][h]  # noqa: E731
+    assert trace(mod, SCORE).names == ("first", "made[0]")
 
 
 @pytest.mark.parametrize(
@@ -348,3 +355,8 @@ def test_sizes_cover_more_than_one_of_each() -> None:
 )
 def test_what_a_combination_starts_from_leaves_no_trace(combined: MaskMod, alone: MaskMod) -> None:
     assert trace(combined).structure == trace(alone).structure
+
+
+def test_a_tensor_of_a_library_mod_is_named_by_the_call_that_took_it() -> None:
+    combined = causal & document(lengths=[3, 4]) & ~padding(lengths=[5])
+    assert trace(combined).names == ("document.q_ids", "padding.lengths")

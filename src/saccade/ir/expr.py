@@ -11,6 +11,7 @@ simplify (`rewrite`), check (`verify`) or evaluate (`interpret`).
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,6 +58,10 @@ class Expr:
 _table: dict[tuple[Any, ...], KeyedRef[tuple[Any, ...], Expr]] = {}
 _recent: deque[Expr] = deque(maxlen=4096)
 _lock = threading.RLock()  # a finaliser may build expressions while `make` holds it
+
+if hasattr(os, "register_at_fork"):
+    # A child forked while another thread is in `make` would wait for that thread, which it does not have.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def make(op: Op, args: tuple[Expr, ...] = (), attr: Any = None, dtype: DType | None = None) -> Expr:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from saccade.ir.program import Program
+from saccade.mod_value import ModValue
 
 __all__ = ["capture_names", "unnamed"]
 
@@ -34,9 +35,9 @@ def capture_names(mod: object, captures: Sequence[Tensor]) -> tuple[str, ...]:
     if not captures:
         return ()
     held = dict(_closure(mod)) if isinstance(mod, FunctionType) else {}
-    short = tuple(name for tensor in captures for name, found in held.items() if found is tensor)
-    if len(short) == len(captures):
-        return short
+    direct = {id(found): name for name, found in reversed(held.items()) if isinstance(found, Tensor)}
+    if all(id(tensor) in direct for tensor in captures):
+        return tuple(direct[id(tensor)] for tensor in captures)
     wanted = {id(tensor): slot for slot, tensor in enumerate(captures)}
     names: dict[int, str] = {}
     seen = {id(mod)}
@@ -83,6 +84,11 @@ def _parts(name: str, found: Any) -> Iterator[tuple[str, object]]:
         yield from ((_dotted(name, key), part) for key, part in found.named_buffers(recurse=False))
         yield from ((_dotted(name, key), part) for key, part in found.named_children())
         yield name, type(found).forward
+    elif isinstance(found, ModValue):
+        # By the class the user called, wherever the value stands in a combination.
+        owner = type(found).__name__.lstrip("_")
+        for field in fields(found):  # type: ignore[arg-type]
+            yield f"{owner}.{field.name.lstrip('_')}", getattr(found, field.name)
     elif is_dataclass(found) and not isinstance(found, type):
         yield from ((_dotted(name, field.name), getattr(found, field.name)) for field in fields(found))
     elif not isinstance(found, type) and hasattr(found, "__dict__"):
