@@ -19,6 +19,7 @@ def test_anything_that_can_be_called_may_be_a_mod():
     [
         (None, r"here\(\) expects mods, functions of index values.*got the NoneType None"),
         ("causal", "got the str 'causal'"),
+        (torch.ones(9, 9), r"got the tensor float32\[9, 9\]; a bool table is the mask dense\(table\)"),
         (dict, r"here\(\): dict is a factory, not yet a mod; call it first: dict\(\.\.\.\)"),
     ],
 )

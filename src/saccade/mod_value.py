@@ -17,7 +17,7 @@ from saccade.errors import ArgumentError, ArgumentTypeError, ModError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ModValue", "is_integral", "read_table", "require_at_least", "require_mod"]
+__all__ = ["ModValue", "is_integral", "read_table", "require_at_least", "require_mod", "require_tensor"]
 
 _SHOWN = 8  # numbers of a sequence that a repr shows
 
@@ -87,6 +87,11 @@ def require_mod(mod: object, receiver: str) -> None:
     if isinstance(mod, type):
         usage = getattr(mod, "usage", f"{mod.__name__}(...)")
         raise ModError(f"{receiver}: {mod.__name__} is a factory, not yet a mod; call it first: {usage}")
+    if isinstance(mod, torch.Tensor):
+        raise ModError(
+            f"{receiver} expects mods, functions of index values; got the tensor {_shown(mod)}; "
+            "a bool table is the mask dense(table), an additive one the score bias(table)"
+        )
     if not callable(mod):
         raise ModError(
             f"{receiver} expects mods, functions of index values such as "
@@ -101,6 +106,14 @@ def require_at_least(minimum: int | None, value: object, what: str) -> None:
         raise ArgumentTypeError(f"{what} must be an integer, got {type(value).__name__} {value!r}")
     if minimum is not None and value < minimum:
         raise ArgumentError(f"{what} must be at least {minimum}, got {value}")
+
+
+def require_tensor(value: object, what: str) -> None:
+    """Check that a parameter is a tensor; `what` names it: "bias(): table"."""
+    if not isinstance(value, torch.Tensor):
+        raise ArgumentTypeError(
+            f"{what} must be a torch tensor, got {type(value).__name__}; make one with torch.tensor(...)"
+        )
 
 
 def is_integral(tensor: Tensor) -> bool:

@@ -73,6 +73,14 @@ class TestSinks:
         torch.testing.assert_close(aux.lse, sinks.view(1, 4, 1).expand(2, 4, 5))
         assert aux.max_scores.isneginf().all()
 
+    def test_a_sink_far_above_every_score(self) -> None:
+        q, k, v = tensors(dtype=torch.float32)
+        sinks = torch.tensor([500.0, -500.0, 90.0, 0.0])
+        out, aux = with_aux(q, k, v, sinks=sinks)
+        reference = oracle.attention(q, k, v, sinks=sinks)
+        torch.testing.assert_close(out, reference.out.float())
+        torch.testing.assert_close(aux.lse, reference.lse.float())
+
     def test_sinks_of_another_precision(self) -> None:
         q, k, v = tensors(dtype=torch.bfloat16)
         sinks = torch.randn(4, dtype=torch.float32, requires_grad=True)
@@ -135,6 +143,19 @@ class TestHiddenPairsHaveNoSay:
         torch.testing.assert_close(
             torch.autograd.grad(mine.sum(), leaves), torch.autograd.grad(theirs.sum(), leaves)
         )
+
+    def test_a_score_divided_by_zero_sends_nothing_back(self) -> None:
+        q, k, v = tensors(q_len=5, kv_len=5)
+
+        def per_step(score, b, h, q_idx, kv_idx):
+            return score / (q_idx - kv_idx) + torch.sqrt(score.abs())
+
+        def earlier(b, h, q_idx, kv_idx):
+            return kv_idx < q_idx
+
+        out = eager(q, k, v, per_step, mask_mod=earlier)
+        for gradient in torch.autograd.grad(out.sum(), (q, k, v)):
+            assert gradient.isfinite().all()
 
     def test_an_index_out_of_range_is_read_nowhere(self) -> None:
         q, k, v = tensors(q_len=5, kv_len=5)
@@ -216,6 +237,15 @@ class TestMasksTogether:
         )
         shown = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=torch.bool)
         torch.testing.assert_close(eager(q, k, v, block_mask=mask), eager(q, k, v, mask_mod=dense(shown)))
+
+    def test_given_blocks_hide_even_without_a_mod(self) -> None:
+        q, k, v = tensors(q_len=4, kv_len=4)
+        mask = BlockMask.from_kv_blocks(
+            torch.tensor([[[1, 1]]]), torch.tensor([[[[1, 0], [0, 1]]]]), BLOCK_SIZE=2
+        )
+        out = eager(q, k, v, block_mask=mask)
+        across = eager(q, k, v, mask_mod=lambda b, h, q_idx, kv_idx: q_idx // 2 != kv_idx // 2)
+        torch.testing.assert_close(out, across)
 
     def test_torchs_block_mask(self) -> None:
         q, k, v = tensors(q_len=7)

@@ -158,7 +158,10 @@ class TestPoison:
     def test_where_drops_the_side_not_taken(self) -> None:
         inside = make(Op.LT, (Q_IDX, const(3, DType.INT64)))
         root = make(Op.WHERE, (inside, self.flag(Q_IDX), self.flag(KV_IDX)))
-        assert_same(make(Op.WHERE, (inside, inside, self.flag(Q_IDX))), self.indices, [self.bools])
+        most = make(Op.LT, (Q_IDX, const(5, DType.INT64)))  # True at some of the poison, False at the rest
+        for side in (self.flag(Q_IDX), inside), (inside, self.flag(Q_IDX)):
+            assert_same(make(Op.WHERE, (inside, *side)), self.indices, [self.bools])
+            assert_same(make(Op.WHERE, (most, *side)), self.indices, [self.bools])
         assert_same(root, self.indices, [self.bools])
         assert_same(make(Op.WHERE, (self.flag(Q_IDX), inside, self.flag(KV_IDX))), self.indices, [self.bools])
 

@@ -29,3 +29,8 @@ def test_what_lies_right_already_is_not_copied() -> None:
 def test_a_query_whose_last_dimension_is_not_innermost() -> None:
     query = torch.empty(2, 3, 8, 4).transpose(2, 3)
     assert like_query(torch.randn(2, 3, 4, 5), query).is_contiguous()
+
+
+def test_dimensions_that_a_query_repeats_keep_their_order() -> None:
+    query = torch.empty(8).expand(2, 3, 4, 8)
+    assert like_query(torch.randn(2, 3, 4, 5), query).is_contiguous()

@@ -61,6 +61,10 @@ def test_unequal_lengths_without_a_mask() -> None:
 REFUSALS = {
     "score_mod": ({"score_mod": lambda score, b, h, q_idx, kv_idx: 2 * score}, "it changes no scores"),
     "another mask": ({"mask_mod": sliding_window(3)}, "its only patterns are no mask and causal"),
+    "another mask beside causal": (
+        {"block_mask": MASKS["block_mask"]["block_mask"], "mask_mod": sliding_window(3)},
+        "its only patterns are no mask and causal",
+    ),
     "given blocks": (
         {"block_mask": BlockMask.from_torch(MASKS["block_mask"]["block_mask"].to_torch())},
         "its only patterns are no mask and causal",

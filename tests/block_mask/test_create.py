@@ -165,6 +165,15 @@ def test_create_mask_hides_what_a_score_mod_sends_to_minus_infinity() -> None:
     assert visible.is_contiguous()
 
 
+def test_create_mask_shows_every_other_score_even_if_not_finite() -> None:
+    table = torch.tensor([0.0, float("inf"), float("nan"), -float("inf")], device="cpu")
+
+    def odd(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return score + table[kv_idx]
+
+    assert create_mask(odd, None, None, 1, 4, "cpu").flatten().tolist() == [True, True, True, False]
+
+
 def test_what_is_not_a_mask_is_refused() -> None:
     def score(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         return score

@@ -104,6 +104,9 @@ def test_selected_batch_serves_any_batch() -> None:
     part = example()[2]
     part.check_usable(5, 2, 18, 15)
     assert not part.program.reads("b")
+    again = part.refreshed()  # traces the part's own function
+    again.check_usable(5, 2, 18, 15)
+    assert not again.program.reads("b")
 
 
 def test_iteration_gives_every_batch() -> None:
@@ -212,6 +215,9 @@ def test_crop_refusals() -> None:
         mask.crop(q=(-1, 4))
     with pytest.raises(ArgumentTypeError, match=r"crop\(\): kv must be an integer, got float 4.0"):
         mask.crop(kv=(0, 4.0))  # type: ignore[arg-type]
+    for short in (3, (1, 2, 3)):
+        with pytest.raises(ArgumentTypeError, match=r"crop\(\) expects q=\(start, stop\), got q="):
+            mask.crop(q=short)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="create a new mask for a longer one"):
         mask.crop(kv=(0, 16))
     lengths = torch.tensor([3, 4], device="cpu")

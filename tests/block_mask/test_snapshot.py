@@ -78,6 +78,24 @@ def hide(pads: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> T
     return (~pads)[b, kv_idx]
 
 
+class Layer(torch.nn.Module):
+    """A module that holds the padding, beside a weight that no mask reads."""
+
+    def __init__(self, pads: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pads", pads)
+        self.weight = torch.nn.Parameter(torch.zeros(3, device="cpu"))
+
+    def mask(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return hide(self.pads, b, h, q_idx, kv_idx)
+
+    def outer(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        assert self.outer is not None  # a method may name itself
+        return self.mask(b, h, q_idx, kv_idx)
+
+    forward = mask
+
+
 def holders(pads: Tensor) -> dict[str, MaskMod]:
     """Ways in which a mod may hold a tensor that it reads through another."""
 
@@ -93,7 +111,20 @@ def holders(pads: Tensor) -> dict[str, MaskMod]:
     def through_a_list(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         return hide(several[0], b, h, q_idx, kv_idx)
 
+    def through_a_dictionary(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return hide(by_name["pads"], b, h, q_idx, kv_idx)
+
+    by_name, layer = {"pads": pads}, Layer(pads)
+
+    def through_an_attribute(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return hide(layer.pads, b, h, q_idx, kv_idx)
+
     return {
+        "dictionary": through_a_dictionary,
+        "attribute": through_an_attribute,
+        "method": layer.mask,
+        "method of a method": layer.outer,
+        "callable object": layer,
         "closure": closure,
         "closure of a closure": nested,
         "list": through_a_list,
@@ -102,7 +133,7 @@ def holders(pads: Tensor) -> dict[str, MaskMod]:
     }
 
 
-@pytest.mark.parametrize("holder", ["closure", "closure of a closure", "list", "partial", "library mask"])
+@pytest.mark.parametrize("holder", holders(PADS))
 def test_change_of_what_a_capture_was_made_of_is_noticed(holder: str) -> None:
     pads = torch.zeros(2, 8, dtype=torch.bool, device="cpu")
     mask = create_block_mask(holders(pads)[holder], 2, None, 8, 8, "cpu", 4)
@@ -111,6 +142,14 @@ def test_change_of_what_a_capture_was_made_of_is_noticed(holder: str) -> None:
     with pytest.raises(StaleMaskError, match=r"\(bool\[2, 8\]\) has changed since"):
         mask.check_fresh()
     assert mask.refreshed().to_bool().sum() < 128
+
+
+def test_weights_beside_what_a_method_reads_may_change() -> None:
+    layer = Layer(torch.zeros(2, 8, dtype=torch.bool, device="cpu"))
+    mask = create_block_mask(layer.mask, 2, None, 8, 8, "cpu", 4)
+    with torch.no_grad():
+        layer.weight.add_(1)
+    mask.check_fresh()
 
 
 def test_change_of_a_global_is_noticed() -> None:

@@ -121,6 +121,13 @@ def test_a_score_has_no_truth_value():
             "slopes must be floating, got dtype=torch.int64",
         ),
         (lambda: alibi(slopes=torch.ones(2, 1)), ShapeError, r"slopes must be \[Hq\].*got shape=\[2, 1\]"),
+        (
+            lambda: alibi(slopes=[0.5]),
+            ArgumentTypeError,
+            r"alibi\(\): slopes must be a torch tensor, got list",
+        ),
+        (lambda: bias([[0.5]]), ArgumentTypeError, r"^bias\(\): table must be a torch tensor, got list"),
+        (lambda: relative_bias([0.5]), ArgumentTypeError, r"relative_bias\(\): table must be a torch tensor"),
         (lambda: softcap(0), ArgumentError, "cap must be above 0 and finite, got cap=0"),
         (lambda: softcap(math.inf), ArgumentError, "above 0 and finite, got cap=inf"),
         (lambda: softcap(math.nan), ArgumentError, "above 0 and finite, got cap=nan"),

@@ -2,10 +2,9 @@
 
 For any problem and schedule, a backend satisfies
 
-    unsupported_reasons(problem) == []   <=>   compile(problem, schedule) returns a kernel
-    compile(problem, s1)(operands)       ==    compile(problem, s2)(operands)    for every s1, s2, up to
-    rounding kernel(operands)                     ==    the results of `Backend`'s equations, gradients
-    included
+    unsupported_reasons(problem) == []  <=>  compile(problem, schedule) returns a kernel
+    compile(problem, s1)(operands)      ==   compile(problem, s2)(operands), for every s1, s2, up to rounding
+    kernel(operands)                    ==   the results of `Backend`'s equations, gradients included
 
 and it never decides by itself to run something else.
 """

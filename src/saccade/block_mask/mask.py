@@ -344,7 +344,8 @@ class BlockMask:
             k:l]``.
 
         Raises:
-            ArgumentError: A range does not lie inside the mask.
+            ArgumentTypeError: A range is not a pair of integers.
+            ArgumentError: It does not lie inside the mask.
             StaleMaskError: A tensor the mask was made from has changed.
 
         Example:

@@ -3,7 +3,8 @@
 A slice or a crop of a mask sees the mask it came from through a `Move` per index. `moved_program` puts the
 moves into a program (offsets are run-time numbers, so a moving window never changes the structure),
 `MovedMod` puts them around the user's function; `folded_program` and `BlocksMod` do the same for a table of
-given blocks. Invariant: the two of a pair mean the same, so tracing the mod again gives the program again.
+given blocks. Invariant: the two of a pair mean the same and read the same axes; traced again, the mod may
+number its slots otherwise than the program does.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Move:
         if self.stays:
             return index
         if self.table is None:
-            return index * 0 + self.offset if self.pinned else index + self.offset
+            return index.new_full((), self.offset) if self.pinned else index + self.offset
         if self.block == 1:
             return self.table[index]
         return self.table[index // self.block] + index % self.block

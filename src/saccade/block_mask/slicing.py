@@ -185,9 +185,11 @@ def _moved_mod(mask: BlockMask, moves: dict[str, Move]) -> MaskMod:
     return MovedMod(mask.mask_mod, **needed) if needed else mask.mask_mod
 
 
-def _bounds(axis: str, bounds: tuple[int, int] | None, length: int) -> tuple[int, int]:
+def _bounds(axis: str, bounds: object, length: int) -> tuple[int, int]:
     if bounds is None:
         return 0, length
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ArgumentTypeError(f"crop() expects {axis}=(start, stop), got {axis}={bounds!r}")
     start, stop = (whole_number(f"crop(): {axis}", bound, 0) for bound in bounds)
     if not 0 <= start <= stop <= length:
         raise ArgumentError(

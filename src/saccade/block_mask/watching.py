@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import final
 
 from torch import Tensor
@@ -80,15 +80,23 @@ def require_fresh(watched: Sequence[Watched]) -> None:
 
 
 def _held_tensors(mod: object) -> Iterator[tuple[Tensor, str]]:
-    """Every tensor that a mod holds in its closure, its globals or its fields, with the name it has there."""
-    seen: set[int] = set()
+    """Every tensor that a mod holds, with the name it has there.
+
+    Looked for in closures, globals, containers, fields, and attributes that the mod's code names.
+    """
+    seen: set[object] = set()
     queue = [("", mod)]
     for name, value in queue:  # grows while it is walked
         if isinstance(value, Tensor):
             yield value, name
-        elif id(value) not in seen:
-            seen.add(id(value))
+        elif _identity(value) not in seen:
+            seen.add(_identity(value))
             queue.extend(_parts(name, value))
+
+
+def _identity(value: object) -> object:
+    # A bound method is a new object each time it is looked up.
+    return (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else id(value)
 
 
 def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
@@ -96,18 +104,36 @@ def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
         for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             with suppress(ValueError):  # a cell that is still empty
                 yield variable, cell.cell_contents
+                yield from _attributes(cell.cell_contents, value)
         for variable in value.__code__.co_names:
             if isinstance(value.__globals__.get(variable), Tensor):
                 yield variable, value.__globals__[variable]
+    elif isinstance(value, MethodType):
+        yield name, value.__func__
+        yield from _attributes(value.__self__, value.__func__)
     elif isinstance(value, partial):
         for part in (value.func, *value.args, *value.keywords.values()):
             yield name, part
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield name, part
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield name, part
     elif is_dataclass(value) and not isinstance(value, (type, Program)):
         for one in fields(value):
             yield one.name, getattr(value, one.name)
+    elif not name:  # the mod itself, a callable object
+        yield from _attributes(value, type(value).__call__)
+
+
+def _attributes(holder: object, reader: object) -> Iterator[tuple[str, object]]:
+    """Attributes of an object whose names are in the code of a function that reads it."""
+    if isinstance(holder, Tensor) or not isinstance(reader, FunctionType):
+        return
+    for name in reader.__code__.co_names:
+        if not isinstance(getattr(type(holder), name, None), property):  # reading one runs code
+            yield name, getattr(holder, name, None)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saccade.errors import DTypeError, ShapeError
 from saccade.masks.base import Mask
-from saccade.mod_value import read_table
+from saccade.mod_value import read_table, require_tensor
 
 __all__ = ["dense"]
 
@@ -29,6 +29,7 @@ class dense(Mask):
             used.
 
     Raises:
+        ArgumentTypeError: `table` is no tensor.
         DTypeError: `table` is not bool.
         ShapeError: `table` has not 2, 3 or 4 axes.
 
@@ -44,6 +45,7 @@ class dense(Mask):
     usage: ClassVar[str] = "dense(table)"
 
     def __post_init__(self) -> None:
+        require_tensor(self.table, "dense(): table")
         if self.table.dtype is not torch.bool:
             raise DTypeError(
                 f"dense(): table must be bool, True = attend, got dtype={self.table.dtype}; "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
 from saccade.masks.base import Mask
-from saccade.mod_value import is_integral
+from saccade.mod_value import is_integral, require_tensor
 
 __all__ = ["document"]
 
@@ -38,6 +38,7 @@ class document(Mask):
     Raises:
         ArgumentError: Not exactly one of the three is given; `kv_ids` comes without `ids`; a length is
             negative; `cu_seqlens` does not start at 0, or falls.
+        ArgumentTypeError: `ids` or `kv_ids` is no tensor.
         DTypeError: A tensor is not of an integer dtype.
         ShapeError: A tensor has a number of axes other than those above.
 
@@ -119,6 +120,7 @@ def _vector(numbers: Sequence[int] | Tensor | None, name: str) -> Tensor:
 
 
 def _checked_ids(ids: Tensor, name: str, axis: str) -> Tensor:
+    require_tensor(ids, f"document(): {name}")
     if not is_integral(ids):
         raise DTypeError(
             f"document(): {name} must be of an integer dtype, got dtype={ids.dtype}; convert it with .long()"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
 from saccade.masks.base import Mask
-from saccade.mod_value import is_integral, require_at_least
+from saccade.mod_value import is_integral, require_at_least, require_tensor
 
 __all__ = ["create_padding_mask", "padding"]
 
@@ -40,6 +40,7 @@ class padding(Mask):
         ArgumentError: Not exactly one of the three is given; `side` is neither word, or "left" without
             `lengths`; `kv_len` is missing, or given where it has no use; a length is negative or above
             `kv_len`.
+        ArgumentTypeError: `pads` or `keep` is no tensor, or a number is not an integer.
         DTypeError: `pads` is not bool, `keep` is neither bool nor integer, or `lengths` are not integers.
         ShapeError: A table is not `[B, K]`, or `lengths` not `[B]`.
 
@@ -75,6 +76,7 @@ class padding(Mask):
         if self.lengths is not None:
             object.__setattr__(self, "_lengths", self._read_lengths(self.lengths))
         if self.pads is not None:
+            require_tensor(self.pads, "padding(): pads")
             if self.pads.dtype is not torch.bool:
                 raise DTypeError(
                     f"padding(): pads must be bool, True = padding, got dtype={self.pads.dtype}; "
@@ -82,6 +84,7 @@ class padding(Mask):
                 )
             _check_axes(self.pads, "pads")
         if self.keep is not None:
+            require_tensor(self.keep, "padding(): keep")
             if self.keep.dtype is not torch.bool and not is_integral(self.keep):
                 raise DTypeError(
                     f"padding(): keep must be bool or 0/1 integers, got dtype={self.keep.dtype}; "
@@ -169,6 +172,7 @@ def create_padding_mask(pads: Tensor) -> padding:
         A mask. `and_masks(causal, create_padding_mask(pads))` is padded causal self attention.
 
     Raises:
+        ArgumentTypeError: `pads` is no tensor.
         DTypeError: `pads` is not bool.
         ShapeError: `pads` is not `[B, S]`.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
-from saccade.mod_value import require_at_least
+from saccade.mod_value import require_at_least, require_tensor
 from saccade.scores.base import Score
 
 __all__ = ["alibi"]
@@ -32,7 +32,7 @@ class alibi(Score):
 
     Raises:
         ArgumentError: Both or neither are given, or `n_heads` is less than 1.
-        ArgumentTypeError: `n_heads` is not an integer.
+        ArgumentTypeError: `n_heads` is not an integer, or `slopes` no tensor.
         DTypeError: `slopes` is not of a floating dtype.
         ShapeError: `slopes` is not `[Hq]`.
 
@@ -56,6 +56,8 @@ class alibi(Score):
             )
         if self.n_heads is not None:
             require_at_least(1, self.n_heads, "alibi(): n_heads")
+        if self.slopes is not None:
+            require_tensor(self.slopes, "alibi(): slopes")
         if self.slopes is not None and not self.slopes.dtype.is_floating_point:
             raise DTypeError(
                 f"alibi(): slopes must be floating, got dtype={self.slopes.dtype}; convert it with .float()"

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from saccade.errors import DTypeError, ShapeError
-from saccade.mod_value import read_table
+from saccade.mod_value import read_table, require_tensor
 from saccade.scores.base import Score
 
 __all__ = ["bias", "relative_bias"]
@@ -26,6 +26,7 @@ class bias(Score):
             size 1 broadcast. Kept as given, and read when the score is used.
 
     Raises:
+        ArgumentTypeError: `table` is no tensor.
         DTypeError: `table` is not of a floating dtype.
         ShapeError: `table` has not 2, 3 or 4 axes.
 
@@ -43,6 +44,7 @@ class bias(Score):
     usage: ClassVar[str] = "bias(table)"
 
     def __post_init__(self) -> None:
+        require_tensor(self.table, "bias(): table")
         if not self.table.dtype.is_floating_point:
             raise DTypeError(
                 f"bias(): table must be floating, got dtype={self.table.dtype}; "
@@ -73,6 +75,7 @@ class relative_bias(Score):
             as given, and read when the score is used.
 
     Raises:
+        ArgumentTypeError: `table` is no tensor.
         DTypeError: `table` is not of a floating dtype.
         ShapeError: `table` has not 1 or 2 axes, or an even number of distances.
 
@@ -90,6 +93,7 @@ class relative_bias(Score):
     usage: ClassVar[str] = "relative_bias(table)"
 
     def __post_init__(self) -> None:
+        require_tensor(self.table, "relative_bias(): table")
         if not self.table.dtype.is_floating_point:
             raise DTypeError(
                 f"relative_bias(): table must be floating, got dtype={self.table.dtype}; "
