@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 
@@ -35,6 +36,18 @@ class StraightThrough(Function):
     @staticmethod
     def backward(ctx, grad):
         return 3 * grad
+
+
+class Tenfold(Function):
+    """Its backward gives ten times the derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 20 * grad
 
 
 class Scaled(Function):
@@ -106,6 +119,44 @@ def test_backward_is_the_derivative_even_where_it_is_not() -> None:
     mod = lambda score, b, h, q_idx, kv_idx: 2 * StraightThrough.apply(score)  # noqa: E731
     check(mod, SCORE)
     np.testing.assert_allclose(gradient_of_score(mod, POINTS), [6, 6, 6])
+
+
+def test_apply_bound_before_the_first_trace_keeps_its_backward() -> None:
+    """`f = MyFunction.apply` at the top of a module, as torch's documentation writes it."""
+    script = """
+import torch
+
+class Tenfold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 20 * grad
+
+class Apart(Tenfold):
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+bound = Tenfold.apply, Apart.apply
+from saccade.tracing import trace
+
+for apply in bound:
+    print(trace(lambda score, b, h, q_idx, kv_idx: apply(score)))
+    x = torch.tensor(3.0, requires_grad=True)
+    apply(x).backward()
+    print(x.grad.item())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    program = repr(trace(lambda score, b, h, q_idx, kv_idx: Tenfold.apply(score), SCORE))
+    assert done.stdout == f"{program}\n20.0\n" * 2
+    assert "custom" in program
 
 
 def test_setup_context_saved_values_and_defaults() -> None:

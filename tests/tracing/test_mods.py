@@ -21,14 +21,15 @@ from saccade.tracing import trace
 
 MASK, SCORE = ModKind.MASK, ModKind.SCORE
 
-BIAS = torch.randn(2, 2, 4, 5)
-RELATIVE = torch.randn(2, 12)
+FIXED = torch.Generator().manual_seed(5)  # a module is imported before any fixture seeds a test
+BIAS = torch.randn(2, 2, 4, 5, generator=FIXED)
+RELATIVE = torch.randn(2, 12, generator=FIXED)
 SEQUENCE = torch.tensor([0, 0, 1, 1, 2])
 SLOPES = torch.tensor([0.5, 0.25])
-ROWS = torch.randn(2, 3)
-QUERIES, KEYS = torch.randn(2, 2, 4, 6), torch.randn(2, 2, 5, 6)
-TREE = torch.rand(4, 5) > 0.5
-HALF = torch.randn(5).to(torch.bfloat16)
+ROWS = torch.randn(2, 3, generator=FIXED)
+QUERIES, KEYS = (torch.randn(2, 2, n, 6, generator=FIXED) for n in (4, 5))
+TREE = torch.rand(4, 5, generator=FIXED) > 0.5
+HALF = torch.randn(5, generator=FIXED).to(torch.bfloat16)
 COUNT = torch.tensor(3)
 SCALE = torch.tensor(0.5)
 OFFSETS = torch.tensor([0, 2, 5])

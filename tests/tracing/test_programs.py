@@ -23,8 +23,9 @@ from saccade.signatures import MaskMod
 from saccade.tracing import trace
 
 MASK, SCORE = ModKind.MASK, ModKind.SCORE
-TABLE = torch.randn(2, 5)
-OTHER = torch.randn(4)
+FIXED = torch.Generator().manual_seed(5)  # a module is imported before any fixture seeds a test
+TABLE = torch.randn(2, 5, generator=FIXED)
+OTHER = torch.randn(4, generator=FIXED)
 
 
 def window(width: int):
@@ -198,7 +199,7 @@ def test_programs_with_captures_numbers_and_sums_are_inlined() -> None:
     assert joined.names == ("TABLE", "OTHER")
     assert joined.numbers == (0.5, 2.5, 2.5, 3.5)
     expected = by_torch(functools.partial(outer, inner=inner), SCORE, all_pairs())
-    np.testing.assert_allclose(by_program(joined, all_pairs()), expected, rtol=1e-5)
+    np.testing.assert_allclose(by_program(joined, all_pairs()), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_inlined_program_wants_its_arguments() -> None:
@@ -290,7 +291,7 @@ def test_what_a_value_tells_of_itself() -> None:
         assert score.requires_grad
         assert not q_idx.requires_grad
         assert repr(row) == "<traced float32[5]: <Expr load 0 f32>>"
-        with pytest.raises(TypeError, match="unhashable"):
+        with pytest.raises(TypeError, match="cannot be a key of a dict or set"):
             hash(score)
         return score
 

@@ -1,9 +1,10 @@
 """Custom `torch.autograd.Function`s: the user's backward is the derivative.
 
 `Function.apply` looks at tensors only, so a traced value would pass through `forward` and lose its
-`backward`. It is wrapped once, for good; calls without traced values go straight on. With one, forward and
-backward are both traced into a CUSTOM node: the value, its inputs, and for each input the gradient in terms
-of the variable `cotangent`.
+`backward`. It is wrapped once, for good; calls without traced values go straight on. So is what it calls in
+turn, because a bound `f = MyFunction.apply` made before then holds on to the unwrapped method. With a traced
+value, forward and backward are both traced into a CUSTOM node: the value, its inputs, and for each input the
+gradient in terms of the variable `cotangent`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 
 from saccade.errors import TraceError
 from saccade.ir.expr import Expr, cast, const, make, var
@@ -37,8 +39,12 @@ def intercept_functions() -> None:
         return
     with _lock:
         if not _done:
-            knowing = _knowing(Function.__dict__["apply"].__func__)
-            Function.apply = classmethod(knowing)  # type: ignore[method-assign, assignment]
+            outer = _knowing(Function.__dict__["apply"].__func__)
+            Function.apply = classmethod(outer)  # type: ignore[method-assign, assignment]
+            inner = _knowing(
+                lambda cls, *args, **kwargs: super(_SingleLevelFunction, cls).apply(*args, **kwargs)
+            )
+            _SingleLevelFunction.apply = classmethod(inner)  # type: ignore[attr-defined]
             _done = True
 
 

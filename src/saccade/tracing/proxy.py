@@ -52,7 +52,6 @@ class Proxy(Value):
     """A traced tensor: what mods compute with."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]  # == is a comparison of numbers, as for tensors
     __array_ufunc__ = None  # numpy scalars and arrays leave operators to the methods below
 
     @classmethod
@@ -190,6 +189,13 @@ class Proxy(Value):
 
     def __bool__(self) -> NoReturn:
         raise ControlFlowError(TRUTH)
+
+    # Python wants one beside __eq__, which here compares numbers, as for tensors.
+    def __hash__(self) -> NoReturn:
+        raise ControlFlowError(
+            "a traced value cannot be a key of a dict or set: it stands for every pair at once; "
+            "make a tensor of the values with torch.tensor(...) outside the mod, and index or compare that"
+        )
 
     def __index__(self) -> NoReturn:
         raise ControlFlowError(

@@ -32,6 +32,7 @@ from saccade.tracing.promotion import NUMBER_DTYPE
 from saccade.tracing.proxy import Proxy
 from saccade.tracing.recorder import Recorder, describe, plain_number
 from saccade.tracing.retype import retyped
+from saccade.tracing.rules import refusal
 from saccade.tracing.value import Value
 
 __all__ = ["trace"]
@@ -112,6 +113,13 @@ def _traced(mod: Mod, kind: ModKind, score_dtype: DType, device: torch.device) -
         if not origin(error.__traceback__)[0]:
             raise _wrong_arguments(mod, kind) from error
         raise
+    except ValueError as error:
+        # torch.vmap rejects what is no tensor before a traced value could refuse it.
+        if not str(error).startswith("vmap("):
+            raise
+        refused = refusal(torch.vmap).with_traceback(error.__traceback__)
+        locate(refused, mod)
+        raise refused from None
     if recorder.reductions:
         root = separate_axes(root)
     structure = Structure(kind, root, recorder.capture_types(), tuple(recorder.number_types))
