@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from saccade.analysis.runs import BlockKind, Runs
+from saccade.attention import explain
 from saccade.bench import demo
 from saccade.bench.demo import PatternResult, run_pattern
 from saccade.bench.patterns import Pattern, Size, demo_patterns
@@ -45,6 +48,22 @@ def test_the_full_patterns_have_the_sizes_the_demo_promises() -> None:
     assert len({(pattern.name, pattern.extent) for pattern in full}) == len(full) == len(SMALL)
 
 
+@pytest.mark.parametrize("pattern", demo_patterns(Size.FULL), ids=lambda pattern: pattern.name)
+def test_no_pattern_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, pattern: Pattern) -> None:
+    monkeypatch.setattr("saccade.backends.flex.has_cpp_compiler", lambda: False)
+    mask = create_block_mask(pattern.mask, pattern.batch, None, pattern.q_len, pattern.kv_len, device="cpu")
+    takers: list[str | None] = []
+
+    def planned(*inputs: Tensor, **options: Any) -> Tensor:
+        takers.append(explain(*inputs, **options).backend)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(demo, "flex_attention", planned)
+    monkeypatch.setattr(demo, "dense_attention", lambda *inputs, **options: torch.zeros(1))
+    demo._check_attention(pattern, mask)
+    assert takers == ["eager"]
+
+
 def test_a_wrong_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = create_block_mask(WINDOW.mask, None, None, 300, 300, device="cpu").runs.to_dense()
     kinds[0, 0, 1, 0] = BlockKind.EMPTY
@@ -63,7 +82,7 @@ def test_a_wrong_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_pattern_is_checked_on_its_middle_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_ATTENTION_PAIRS", 300 * 64)
+    monkeypatch.setattr(demo, "_ATTENTION_SCORES", WINDOW.heads * 300 * 64)
     result = run_pattern(WINDOW)
     assert result.attention.rows == range(118, 182)
     assert not result.attention.is_whole

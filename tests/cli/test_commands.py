@@ -183,7 +183,7 @@ class TestDemo:
     def test_a_narrow_terminal_and_a_small_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr(bench_demo, "fits_in_memory", lambda pairs: False)
-        monkeypatch.setattr(bench_demo, "_ATTENTION_PAIRS", 2**15)
+        monkeypatch.setattr(bench_demo, "_ATTENTION_SCORES", 2**16)
         monkeypatch.setattr(cli_demo, "demo_patterns", lambda size: SMALL[:1])
         result = run("demo", "--size", "small")
         assert result.exit_code == 0

@@ -26,8 +26,10 @@ _LEGEND = (
     "visible: share of all pairs. empty, partial, full: blocks of 128×128 pairs.",
     "Saccade, torch: time of create_block_mask; ours the median of 7 calls, torch's one call.",
     "memory: growth of the process at the peak of torch's call.",
-    "✓: every pair equals the mod evaluated pair by pair, every block equals torch's (which calls partial",
-    "what a length cuts), and attention is as near to float64 as plain float32 attention is.",
+    (
+        "✓: every pair equals the mod evaluated pair by pair, every block equals torch's (which calls "
+        "partial what a length cuts), and attention is as near to float64 as plain float32 attention is."
+    ),
 )
 
 
