@@ -158,6 +158,18 @@ def test_torchs_defaults_and_modes_change_nothing(case: Case, surroundings: Call
     torch.testing.assert_close(found, plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("case", CATALOGUE, ids=str)
+def test_torchs_defaults_change_no_gradient(case: Case) -> None:
+    sizes = Sizes(q_len=7, kv_len=9, batch=2, heads=4, dtype=torch.float32)
+    inputs, mods = draw(sizes, wants_grad=True), case.build(sizes)
+    leaves = [*inputs.tensors, *mods.learned.values()]
+    out_weight = torch.randn(2, 4, 7, 5)
+    plain = torch.autograd.grad(ours(inputs, mods)[0], leaves, out_weight, allow_unused=True)
+    with other_defaults():
+        found = torch.autograd.grad(ours(inputs, mods)[0], leaves, out_weight, allow_unused=True)
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", SCORE_CASES, ids=str)
 def test_low_precision_is_as_good_as_it_can_be(case: Case, dtype: torch.dtype) -> None:

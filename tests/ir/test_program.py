@@ -11,7 +11,7 @@ import pytest
 from saccade.ir.dtype import DType
 from saccade.ir.expr import make, var
 from saccade.ir.ops import Op
-from saccade.ir.program import Program, conjunction, noop
+from saccade.ir.program import Program, conjunction
 from saccade.ir.structure import CaptureType, ModKind, Structure
 from saccade.ir.text import parse_structure
 
@@ -23,6 +23,7 @@ DOCUMENT = Program(
     (),
     ("doc",),
 )
+SHOW_ALL = Program(parse_structure("mask() -> bool\nTrue"))
 PAIRS = (0, 0, np.arange(4)[:, None], np.arange(4))
 
 
@@ -49,10 +50,10 @@ def test_repr_is_its_text():
 
 
 def test_noop():
-    mask, score = noop(ModKind.MASK), noop(ModKind.SCORE, DType.FLOAT64)
-    assert mask.is_noop
+    score = Program(Structure(ModKind.SCORE, var("score", DType.FLOAT64)))
+    assert SHOW_ALL.is_noop
     assert score.is_noop
-    assert mask(*PAIRS).all()
+    assert SHOW_ALL(*PAIRS).all()
     assert score(np.float64(1.5), 0, 0, 0, 0) == 1.5
     assert not Program(Structure(ModKind.SCORE, make(Op.NEG, (var("score", DType.FLOAT32),)))).is_noop
 
@@ -68,8 +69,8 @@ def test_conjunction_is_and():
 
 
 def test_conjunction_with_noop_is_the_other():
-    assert conjunction(noop(ModKind.MASK), WINDOW) is WINDOW
-    assert conjunction(WINDOW, noop(ModKind.MASK)) is WINDOW
+    assert conjunction(SHOW_ALL, WINDOW) is WINDOW
+    assert conjunction(WINDOW, SHOW_ALL) is WINDOW
 
 
 def test_a_program_in_a_trace_is_inlined():

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
-from saccade.ir.dtype import DType
-from saccade.ir.expr import Expr, const, make, relocate, var
+from saccade.ir.expr import Expr, make, relocate
 from saccade.ir.interpret import interpret
 from saccade.ir.ops import Op
 from saccade.ir.structure import ModKind, Structure
@@ -88,12 +87,6 @@ def _from_text(
     text: str, captures: tuple[Array, ...], numbers: tuple[int | float, ...], names: tuple[str, ...]
 ) -> Program:
     return Program(parse_structure(text), captures, numbers, names)
-
-
-def noop(kind: ModKind, score_dtype: DType = DType.FLOAT32) -> Program:
-    """The mask that hides nothing, or the score mod that returns its score (of `score_dtype`)."""
-    root = const(True, DType.BOOL) if kind is ModKind.MASK else var("score", score_dtype)
-    return Program(Structure(kind, root))
 
 
 def conjunction(first: Program, second: Program) -> Program:
