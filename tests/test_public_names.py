@@ -38,6 +38,7 @@ def test_the_version_is_one_and_well_formed() -> None:
 
 def test_every_name_of_torchs_flex_attention_is_here() -> None:
     assert set(torch_flex.__all__) <= set(saccade.__all__)
+    assert saccade._DEFAULT_SPARSE_BLOCK_SIZE == torch_flex._DEFAULT_SPARSE_BLOCK_SIZE
 
 
 def test_kernel_options_has_torchs_keys() -> None:

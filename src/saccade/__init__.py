@@ -7,6 +7,7 @@ element, and computes attention over what remains. This module holds public name
 
 from saccade.attention import AuxOutput, AuxRequest, FlexKernelOptions, explain, flex_attention
 from saccade.block_mask import BlockMask, create_block_mask, create_mask
+from saccade.block_mask.create import _DEFAULT_SPARSE_BLOCK_SIZE as _DEFAULT_SPARSE_BLOCK_SIZE
 from saccade.errors import (
     ArgumentError,
     ArgumentTypeError,

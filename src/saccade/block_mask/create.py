@@ -24,6 +24,8 @@ from saccade.tracing import trace
 
 __all__ = ["create_block_mask", "create_mask"]
 
+_DEFAULT_SPARSE_BLOCK_SIZE = 128  # torch's name for it, which code written for torch imports
+
 
 def create_block_mask(
     mask_mod: MaskMod,
@@ -32,7 +34,7 @@ def create_block_mask(
     Q_LEN: int,
     KV_LEN: int,
     device: torch.device | str | int | None = None,
-    BLOCK_SIZE: int | tuple[int, int] = 128,
+    BLOCK_SIZE: int | tuple[int, int] = _DEFAULT_SPARSE_BLOCK_SIZE,
     _compile: bool = False,
     separate_full_blocks: bool = True,
     compute_dq_write_order: bool = False,
