@@ -112,7 +112,7 @@ def require_tensor(value: object, what: str) -> None:
     """Check that a parameter is a tensor; `what` names it: "bias(): table"."""
     if not isinstance(value, torch.Tensor):
         raise ArgumentTypeError(
-            f"{what} must be a torch tensor, got {type(value).__name__}; make one with torch.tensor(...)"
+            f"{what} must be a torch tensor, got {type(value).__name__}; make one of it with tensor(...)"
         )
 
 

@@ -118,7 +118,7 @@ REFUSED = {
     "sliding_window(0)": "window must be at least 1, got 0",
     "sliding_window('a')": "must be an integer",
     "and_masks(causal, 3)": "expects mods",
-    "dense([[True]])": r"dense\(\) cannot use these arguments .*write a tensor as tensor\(\[...\]\)",
+    "dense([[True]])": r"table must be a torch tensor, got list; make one of it with tensor\(...\)",
     "tensor([1, 'a'])": r"tensor\(\) cannot use these arguments .*one list of numbers",
     "tensor([1])": r"expected a mask or a score, got the literal tensor\(\[1\]\)",
     "3": "expected a mask or a score, got the literal 3",

@@ -361,3 +361,15 @@ def test_what_a_combination_starts_from_leaves_no_trace(combined: MaskMod, alone
 def test_a_tensor_of_a_library_mod_is_named_by_the_call_that_took_it() -> None:
     combined = causal & document(lengths=[3, 4]) & ~padding(lengths=[5])
     assert trace(combined).names == ("document.q_ids", "padding.lengths")
+
+
+def test_an_explicit_cast_wraps_what_was_computed_and_leaves_what_was_read() -> None:
+    small = torch.tensor([100, -100], dtype=torch.int8)
+    for wide in (torch.int8, torch.int16, torch.int64):
+        program = trace(
+            lambda b, h, q_idx, kv_idx, wide=wide: (small[q_idx] + small[q_idx]).to(wide) > 0, MASK
+        )
+        expected = torch.tensor([200, -200]).to(wide) > 0
+        assert program(0, 0, np.arange(2), 0).tolist() == expected.tolist()
+    read = trace(lambda b, h, q_idx, kv_idx: small[q_idx].to(torch.int8) > 0)
+    assert "i8(" not in repr(read)

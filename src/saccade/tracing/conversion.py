@@ -46,10 +46,10 @@ _INT_WIDENS = {
 
 def convert(x: Value, stored: DType) -> Value:
     """`x` converted to a type as `.to(dtype)` does: floats truncate to integers, half types round."""
-    if stored is x.stored:
-        return x
-    expr = x.expr if (x.stored, stored) in _INT_WIDENS else cast(x.expr, stored)
-    return x.derive(expr, stored, x.shape)
+    # What was read or cast is of its stored type; what was computed may lie beyond it until it is cast.
+    fits = x.expr.op is Op.LOAD or (x.expr.op is Op.CAST and x.expr.attr is x.stored)
+    keeps = fits and (stored is x.stored or (x.stored, stored) in _INT_WIDENS)
+    return x.derive(x.expr if keeps else cast(x.expr, stored), stored, x.shape)
 
 
 def move(x: Value, *args: object, **kwargs: object) -> Value:
