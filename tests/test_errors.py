@@ -63,6 +63,8 @@ def test_each_class_is_a_saccade_error_and_a_builtin(cls: type[SaccadeError]) ->
         (errors.IndexOutOfRangeError, IndexError),
         (errors.DivisionByZeroError, ZeroDivisionError),
         (errors.StaleMaskError, RuntimeError),
+        (errors.MaskMismatchError, AssertionError),
+        (errors.MissingPackageError, ImportError),
         (errors.UnsupportedError, NotImplementedError),
         (BackendError, NotImplementedError),
     ],

@@ -18,7 +18,9 @@ written for either keeps working:
     ├── IndexOutOfRangeError       IndexError           a mod indexes a tensor out of range where it matters
     ├── DivisionByZeroError        ZeroDivisionError    a mod divides by integer zero where it matters
     ├── StaleMaskError             RuntimeError         a tensor changed after the mask was made from it
+    ├── MaskMismatchError          AssertionError       two masks that should be the same differ
     ├── CheckError                 AssertionError       a benchmark found a wrong result, and timed nothing
+    ├── MissingPackageError        ImportError          an optional package is not installed
     └── UnsupportedError           NotImplementedError  the request is valid, and not offered
         └── BackendError           NotImplementedError  no backend, or not the one named, accepts the call
 
@@ -40,6 +42,8 @@ __all__ = [
     "DivisionByZeroError",
     "IndexOutOfRangeError",
     "MaskAxisError",
+    "MaskMismatchError",
+    "MissingPackageError",
     "ModError",
     "ProgramError",
     "SaccadeError",
@@ -160,11 +164,23 @@ class StaleMaskError(SaccadeError, RuntimeError):
     """
 
 
+class MaskMismatchError(SaccadeError, AssertionError):
+    """Two masks that a test says are the same differ: `saccade.testing.assert_same_mask` found where.
+
+    The message tells the first differing pair, how many there are, which mask shows what, and draws the pairs
+    around the first.
+    """
+
+
 class CheckError(SaccadeError, AssertionError):
     """A benchmark checked a result before timing it, and it was wrong.
 
     That is a fault of Saccade worth reporting: the message names the case and the difference.
     """
+
+
+class MissingPackageError(SaccadeError, ImportError):
+    """An optional package is not installed. The message shows the command that installs it."""
 
 
 class UnsupportedError(SaccadeError, NotImplementedError):

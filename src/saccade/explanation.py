@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from types import MappingProxyType
 from typing import final
 
@@ -69,13 +70,34 @@ class Explanation:
             lines += ["mask:", _indented(repr(self.mask))]
         if self.blocks is not None:
             lines += [f"blocks: {self.blocks!r}", _indented(self.blocks.to_string(limit=1).strip("\n"))]
-        density, work = self.density, self.work
-        if density is not None and work is not None:
-            lines.append(
-                f"visible pairs: {density:.1%}; blocks to compute: {work:.1%}, saved: {1 - work:.1%}"
-            )
+        work = self._work()
+        lines += [work] if work else []
         lines += [f"backend: {self.backend or 'none takes this call'}", *self._candidates()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{escape(self._shapes())}</p>"]
+        for name, program in (("score_mod", self.score), ("mask", self.mask)):
+            if program is not None:
+                parts.append(f"<details><summary>{name}</summary>{program._repr_html_()}</details>")
+        if self.blocks is not None:
+            parts.append(self.blocks._repr_html_())
+        work = self._work()
+        if work:
+            parts.append(f"<p>{escape(work)}</p>")
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{verdict}</td><td>{'<br>'.join(map(escape, reasons))}</td></tr>"
+            for name, verdict, reasons in self._verdicts()
+        )
+        parts.append(f"<p>backend: <b>{escape(self.backend or 'none takes this call')}</b></p>")
+        parts.append(f'<table style="text-align:left">{rows}</table>')
+        return f'<div style="font-family:sans-serif;font-size:90%">{"".join(parts)}</div>'
+
+    def _work(self) -> str:
+        density, work = self.density, self.work
+        if density is None or work is None:
+            return ""
+        return f"visible pairs: {density:.1%}; blocks to compute: {work:.1%}, saved: {1 - work:.1%}"
 
     def _shapes(self) -> str:
         p = self.problem
@@ -89,15 +111,19 @@ class Explanation:
 
     def _candidates(self) -> list[str]:
         lines = []
-        for name, reasons in self.reasons.items():
-            if name == self.backend:
-                lines.append(f"  {name}: taken")
-            elif not reasons:
-                lines.append(f"  {name}: could take it")
-            else:
-                lines.append(f"  {name}: cannot take it:")
-                lines.extend(f"    - {reason}" for reason in reasons)
+        for name, verdict, reasons in self._verdicts():
+            lines.append(f"  {name}: {verdict}" + (":" if reasons else ""))
+            lines.extend(f"    - {reason}" for reason in reasons)
         return lines
+
+    def _verdicts(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Each backend's name, what became of it, and why."""
+        return [
+            (name, "taken", ())
+            if name == self.backend
+            else (name, "cannot take it" if reasons else "could take it", reasons)
+            for name, reasons in self.reasons.items()
+        ]
 
 
 def explain_problem(

@@ -47,11 +47,13 @@ class ModValue:
         fields = [field for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
         if len(fields) == 1:
             return f"{name}({_shown(getattr(self, fields[0].name))})"
-        given = ((field, getattr(self, field.name)) for field in fields)
+        required = [field.name for field in fields if field.default is dataclasses.MISSING]
+        given = ((field.name, getattr(self, field.name), field.default) for field in fields)
+        # The one argument that every call gives needs no name, and mods never have one.
         shown = (
-            _shown(value) if callable(value) else f"{field.name}={_shown(value)}"
-            for field, value in given
-            if not _same(value, field.default)
+            _shown(value) if callable(value) or required == [name] else f"{name}={_shown(value)}"
+            for name, value, default in given
+            if not _same(value, default)
         )
         return f"{name}({', '.join(shown)})"
 

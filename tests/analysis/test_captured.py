@@ -115,6 +115,16 @@ def test_two_moving_dimensions_are_exact_on_aligned_blocks():
     assert known.hi.tolist() == [part.max() for part in parts]
 
 
+def test_two_moving_dimensions_are_exact_on_a_few_elements():
+    values = rng.integers(-1000, 1000, (40, 50))
+    top, left = (rng.integers(0, size - 4, 200) for size in values.shape)
+    bottom, right = top + rng.integers(0, 4, 200), left + rng.integers(0, 4, 200)
+    known = CapturedRanges(values, DType.INT64).bounds([stretch(top, bottom), stretch(left, right)], (0, 1))
+    parts = [values[a : b + 1, c : d + 1] for a, b, c, d in zip(top, bottom, left, right, strict=True)]
+    assert known.lo.tolist() == [part.min() for part in parts]
+    assert known.hi.tolist() == [part.max() for part in parts]
+
+
 def test_three_moving_dimensions_give_the_whole_row():
     values = rng.integers(0, 99, (2, 3, 4, 5))
     everything = [stretch(np.array([0]), np.array([1])) for _ in range(3)]

@@ -51,10 +51,20 @@ def test_one_pair_is_never_partial():
         lambda head, q_idx, kv_idx: (q_idx == 15) & (kv_idx == 14),
         lambda head, q_idx, kv_idx: q_idx % 8 == 4,
         lambda head, q_idx, kv_idx: kv_idx % 8 == 4,
+        lambda head, q_idx, kv_idx: q_idx - kv_idx == 9,
+        lambda head, q_idx, kv_idx: kv_idx - q_idx == 6,
+        lambda head, q_idx, kv_idx: (q_idx >= 13) & (kv_idx == 6),
+        lambda head, q_idx, kv_idx: (q_idx == 6) & (kv_idx >= 13),
     ],
 )
 def test_common_patterns_are_found_in_the_first_block(mask):
     assert found(mask)[0]
+
+
+def test_no_diagonal_of_a_large_block_escapes():
+    blocks = Rectangles(*np.array([[0, 0, 127, 0, 127]]).T)
+    for far in range(-127, 128):
+        assert partial_blocks(blocks, lambda head, q_idx, kv_idx, far=far: q_idx - kv_idx == far).all(), far
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.5, 0.97]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from catalogue.case import Case, Mods, Sizes
+from catalogue.patterns import PATTERNS
 from saccade import masks as m
 
 
@@ -210,4 +211,5 @@ LIBRARY_MASKS = [
         causal=True,
     ),
     Case("nothing", lambda s: Mods(m.or_masks()), NONE, causal=True),
+    *PATTERNS,
 ]

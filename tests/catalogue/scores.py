@@ -45,6 +45,44 @@ def relative_in_window(s: Sizes) -> Mods:
     return Mods(m.local(2, 2), sc.relative_bias(table), {"table": table})
 
 
+def learned_scales(s: Sizes) -> Mods:
+    scale = s.learned(s.heads)
+    return Mods(m.prefix_lm(2), sc.head_scale(scale), {"scale": scale})
+
+
+def learned_decay(s: Sizes) -> Mods:
+    decay = torch.sigmoid(s.floats(s.heads)).requires_grad_()
+    return Mods(m.causal, sc.distance_decay(decay), {"decay": decay})
+
+
+def t5_encoder(s: Sizes) -> Mods:
+    table = s.learned(8, s.heads)
+    return Mods(score=sc.t5_bias(table, buckets=8, max_distance=6), learned={"table": table})
+
+
+def t5_decoder(s: Sizes) -> Mods:
+    table = s.learned(6, s.heads)
+    score = sc.t5_bias(table, buckets=6, max_distance=5, bidirectional=False)
+    return Mods(m.causal, score, {"table": table})
+
+
+def graph_for_all(s: Sizes) -> Mods:
+    """A path of nodes, the last of which stands alone."""
+    node = s.positions
+    distances = (node[: s.q_len, None] - node[: s.kv_len]).abs()
+    alone = (node[: s.q_len, None] == s.length - 1) ^ (node[: s.kv_len] == s.length - 1)
+    table = s.learned(s.heads, s.length + 1)
+    return Mods(score=sc.graphormer_bias(table, distances.masked_fill(alone, -1)), learned={"table": table})
+
+
+def graph_per_batch(s: Sizes) -> Mods:
+    """A ring of three nodes or more in each batch entry, with a table for all heads."""
+    node, entry = s.positions, torch.arange(s.batch, device="cpu")[:, None, None]
+    distances = (node[: s.q_len, None] - node[: s.kv_len]).abs() % (3 + entry)
+    table = s.learned(2 + s.batch)
+    return Mods(m.local(3, 3), sc.graphormer_bias(table, distances), {"table": table})
+
+
 LIBRARY_SCORES = [
     Case(
         "alibi",
@@ -59,10 +97,40 @@ LIBRARY_SCORES = [
         lambda s: Mods(m.causal & m.document(document_ids(s)), sc.softcap(2.0)),
         causal=True,
     ),
+    Case(
+        "softcap_approximate",
+        lambda s: Mods(score=sc.softcap(0.25, approximate=True)),
+        # The quotient of polynomials at 4; tanh(4) is 0.99933.
+        scores=[[0.25 * 2052796 / 2054143] * 4] * 4,
+        torch_forward=False,  # its tracer loses the vmap rule of a custom autograd.Function
+    ),
     Case("bias", table_for_all),
     Case("bias_per_head", table_per_head, causal=True, reads_h=True),
     Case("bias_of_keys", table_of_keys, reads_b=True),
     Case("relative_bias", relative_per_head, reads_h=True),
+    Case(
+        "checkerboard",
+        lambda s: Mods(score=sc.checkerboard),
+        scores=[[2.0, 0.5, 2.0, 0.5], [0.5, 2.0, 0.5, 2.0]] * 2,
+    ),
+    Case(
+        "head_scale",
+        lambda s: Mods(score=sc.head_scale(torch.arange(3, 3 + s.heads, dtype=s.dtype, device="cpu"))),
+        scores=[[4.0] * 4] * 4,
+        at=(0, 1),
+        reads_h=True,
+    ),
+    Case("head_scale_learned", learned_scales, reads_h=True),
+    Case(
+        "distance_decay",
+        lambda s: Mods(score=sc.distance_decay(0.5)),
+        scores=[[1 - abs(q - kv) * math.log(2) for kv in range(4)] for q in range(4)],
+    ),
+    Case("distance_decay_learned", learned_decay, causal=True, reads_h=True),
+    Case("t5_bias", t5_encoder, reads_h=True),
+    Case("t5_bias_causal", t5_decoder, causal=True, reads_h=True),
+    Case("graphormer_bias", graph_for_all, reads_h=True),
+    Case("graphormer_bias_per_batch", graph_per_batch, reads_b=True),
     Case("relative_bias_in_window", relative_in_window, pairwise=True, torch_forward=False),
 ]
 
@@ -258,7 +326,7 @@ def infinite_where_hidden(s: Sizes) -> Mods:
 USER_SCORES = [
     Case("unchanged", lambda s: Mods(score=unchanged), scores=[[1.0] * 4] * 4),
     Case(
-        "checkerboard",
+        "user_checkerboard",
         lambda s: Mods(score=checkerboard),
         scores=[[2.0, 0.5, 2.0, 0.5], [0.5, 2.0, 0.5, 2.0]] * 2,
     ),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.attention.flex_attention as torch_flex
 
-from saccade.masks import causal, document, natten, prefix_lm, shift
+from saccade.masks import causal, document, jagged, natten, prefix_lm, random_blocks, shift, tree
 from saccade.scores import alibi, bias
 
 
@@ -16,6 +16,8 @@ from saccade.scores import alibi, bias
         causal & document(lengths=[7, 13]),
         natten((4, 5), 3) | prefix_lm(torch.tensor([2, 3])),
         ~shift(causal, q=torch.tensor(-3)),
+        jagged(prefix_lm(torch.tensor([2, 3])), [0, 7, 20]) | random_blocks(20, 4, 1),
+        natten((4, 5), 3, order="tiled", tile=(2, 1)) | tree([-1, *range(19)]),
     ],
     ids=repr,
 )

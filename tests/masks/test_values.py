@@ -15,19 +15,32 @@ from saccade import errors
 from saccade.masks import (
     Mask,
     and_masks,
+    block_diffusion,
     causal,
+    chunked,
     create_padding_mask,
     dense,
+    dilated_window,
     document,
+    global_tokens,
+    image_cross_attention,
+    jagged,
     local,
+    local_2d,
     natten,
     noop_mask,
     not_mask,
     or_masks,
     padding,
     prefix_lm,
+    random_blocks,
+    shared_prefix,
     shift,
+    sliding_tile,
     sliding_window,
+    streaming,
+    strided,
+    tree,
     xor_masks,
 )
 
@@ -36,7 +49,20 @@ def even_keys(b, h, q_idx, kv_idx):
     return kv_idx % 2 == 0
 
 
-FACTORIES = [dense, document, local, natten, padding, prefix_lm, shift, sliding_window]
+FACTORIES = [
+    *(
+        block_diffusion,
+        chunked,
+        dense,
+        dilated_window,
+        document,
+        global_tokens,
+        image_cross_attention,
+        jagged,
+    ),
+    *(local, local_2d, natten, padding, prefix_lm, random_blocks, shared_prefix, shift, sliding_tile),
+    *(sliding_window, streaming, strided, tree),
+]
 
 
 @pytest.mark.parametrize("case", LIBRARY_MASKS, ids=str)
@@ -63,6 +89,20 @@ def test_masks_of_different_meaning_differ():
         ),
         *(padding(keep=ids[None], queries=True), natten(6, 3), natten(6, 3, 2), natten((2, 3), 1)),
         *(dense(ids[None] > 0), dense(ids[None] < 1), shift(causal, q=1), shift(causal, kv=1), ~causal),
+        *(
+            chunked(2),
+            strided(2),
+            streaming(2, 1),
+            streaming(1, 2),
+            dilated_window(1, 0, 2),
+            global_tokens(2),
+        ),
+        *(global_tokens(ids > 0), random_blocks(6, 2, 1), random_blocks(6, 2, 1, seed=1)),
+        *(block_diffusion(6, 2), tree([-1, 0]), tree([-1, 0], context=1), tree(ids - 1)),
+        *(shared_prefix(2, [1]), shared_prefix(2, ids), local_2d((2, 3), 1), local_2d((3, 2), 1)),
+        *(jagged(causal, [0, 2]), jagged(noop_mask, [0, 2]), jagged(causal, [0, 2], [0, 3])),
+        *(sliding_tile(6, 2, 1), sliding_tile(6, 3, 1), natten((4, 4), 3, order="morton")),
+        *(image_cross_attention([[0, 2]], 1), image_cross_attention([[0, 2]], [1])),
         *(
             causal & even_keys,
             causal | even_keys,
@@ -94,6 +134,15 @@ def test_numbers_given_as_a_list_are_copied():
     lengths[0] = 7
     assert mask == document(lengths=[2, 1])
     assert hash(padding(lengths=[1, 2])) == hash(padding(lengths=(1, 2)))
+    parents, pairs, lengths = [-1, 0], [[0, 2], [1, 3]], [0, 1]
+    masks = [
+        *(tree(parents), shared_prefix(1, parents[1:]), jagged(causal, lengths)),
+        image_cross_attention(pairs, lengths),
+    ]
+    before = [hash(mask) for mask in masks]
+    parents[1], pairs[1][0], lengths[1] = -1, 0, 4
+    assert [hash(mask) for mask in masks] == before
+    assert masks[-1] == image_cross_attention(((0, 2), (1, 3)), (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +162,20 @@ def test_numbers_given_as_a_list_are_copied():
         (dense(torch.zeros(4, 4, dtype=torch.bool)), "dense(bool[4, 4])"),
         (shift(causal, q=4), "shift(causal, q=4)"),
         (shift(even_keys, kv=torch.tensor(4)), "shift(even_keys, kv=int64[])"),
+        (chunked(8), "chunked(8)"),
+        (streaming(8, 4), "streaming(window=8, first=4)"),
+        (dilated_window(3, 0, 2), "dilated_window(left=3, right=0, dilation=2)"),
+        (random_blocks(8, 2, 1), "random_blocks(length=8, block=2, number=1)"),
+        (block_diffusion(8, 2), "block_diffusion(length=8, block=2)"),
+        (tree([-1, 0]), "tree([-1, 0])"),
+        (shared_prefix(2, [1, 3]), "shared_prefix(prefix=2, lengths=[1, 3])"),
+        (local_2d((8, 9), 2), "local_2d(canvas=[8, 9], window=[2, 2])"),
+        (sliding_tile(8, 4, 1), "sliding_tile(canvas=[8], tile=[4], window=[1])"),
+        (jagged(even_keys, [0, 2]), "jagged(even_keys, offsets=[0, 2])"),
+        (
+            image_cross_attention([[0, 7], [7, 12]], 3),
+            "image_cross_attention(intervals=[(0, 7), (7, 12)], image_lengths=3)",
+        ),
         (causal & sliding_window(4), "causal & sliding_window(4)"),
         (causal & local(1, 1) & even_keys, "causal & local(left=1, right=1) & even_keys"),
         (even_keys & causal, "even_keys & causal"),

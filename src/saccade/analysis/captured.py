@@ -3,8 +3,8 @@
 Each captured tensor is summarised when first asked about, once per set of dimensions that move with q_idx or
 kv_idx; the other dimensions are points and select a row of the summary. One moving dimension: exact, by two
 lookups where the rows are sorted, by a sparse table over cells of 16 elements and the ragged ends themselves
-elsewhere. Two: a pyramid of cells, which answers with the cells that cover the range. More: the whole row. A
-summary takes at most a few times the tensor's memory.
+elsewhere. Two: exact for a few elements, and from there a pyramid of cells, which answers with the cells that
+cover the range. More: the whole row. A summary takes at most a few times the tensor's memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from saccade.ir.dtype import DType
 Int64s = npt.NDArray[np.int64]
 
 _CELL = 16  # elements of a cell along each moving dimension
+_FEW = 4  # elements along each of two moving dimensions that are read one by one
 _MOST_CELLS = 1 << 17  # of a sparse table; cells grow beyond
 
 
@@ -242,9 +243,13 @@ def _identities(kind: np.dtype[Any]) -> tuple[Any, Any]:
 
 @final
 class _Pyramid:
-    """Two moving dimensions: cells of 16×16, then 32×32 and so on; at most 3×3 of one level cover a range."""
+    """Two moving dimensions: cells of 16×16, then 32×32 and so on; at most 3×3 of one level cover a range.
+
+    A range of at most 4×4 is read from the elements: such is a table by blocks, read block by block.
+    """
 
     def __init__(self, rows: Array) -> None:
+        self._rows = rows
         least, most = rows, rows
         for axis in (1, 2):
             least, most = _folded(least, most, axis, _CELL)
@@ -260,12 +265,12 @@ class _Pyramid:
         extent = np.maximum(bottom - top, right - left) + 1
         # The finest level whose cells are at least half as long as the range, so that three cells cover it.
         level = np.frexp(np.maximum((extent - 1) // (2 * _CELL), 0).astype(np.float64))[1]
-        level = np.minimum(level, len(self._levels) - 1)
-        kind = self._levels[0][0].dtype
+        level = np.where(extent <= _FEW, -1, np.minimum(level, len(self._levels) - 1))
+        kind = self._rows.dtype
         lo, hi = np.empty(row.shape, kind), np.empty(row.shape, kind)
         for j in np.unique(level):
             here = np.flatnonzero(level == j)
-            cell = _CELL << int(j)
+            cell = 1 if j < 0 else _CELL << int(j)
             spans = [x[here] // cell for x in (top, bottom, left, right)]
             lo[here], hi[here] = self._cover(int(j), row[here], *spans)
         return lo, hi
@@ -273,8 +278,8 @@ class _Pyramid:
     def _cover(
         self, level: int, row: Int64s, top: Int64s, bottom: Int64s, left: Int64s, right: Int64s
     ) -> tuple[Array, Array]:
-        """Extrema of the cells top..bottom × left..right, at most three each way."""
-        least, most = self._levels[level]
+        """Extrema of the cells top..bottom × left..right, a few each way; of the elements at level -1."""
+        least, most = (self._rows, self._rows) if level < 0 else self._levels[level]
         lo, hi = least[row, top, left], most[row, top, left]
         for down in range(int((bottom - top).max()) + 1):
             line = np.minimum(top + down, bottom)

@@ -2,7 +2,8 @@
 
 Two pairs that differ prove it; pairs that agree prove nothing. Each round is tried on the blocks the one
 before left open: first the corners that decide diagonal patterns, then the other corners and the centre, then
-the pairs next to the diagonals' ends and a scatter over the block.
+the pairs next to the diagonals' ends and a scatter over the block, last its border: the first row and column
+meet every diagonal, every whole row or column, and most rectangles that reach across blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ MaskAt = Callable[[Int64s, Int64s, Int64s], npt.NDArray[Any]]
 _Pair = tuple[float, float, int, int]
 
 _GOLDEN = 0.6180339887498949
+_PAIRS_AT_ONCE = 1 << 20
+# 128 fractions, which name every row or column of a block of 128; the tiny share keeps truncation exact.
+_ALONG = tuple((i + 1e-6) / 127 for i in range(128))
 
 _ROUNDS: tuple[tuple[_Pair, ...], ...] = (
     ((0, 1, 0, 0), (1, 0, 0, 0)),
@@ -35,6 +39,8 @@ _ROUNDS: tuple[tuple[_Pair, ...], ...] = (
         # Multiples of the golden ratio in one coordinate spread evenly over the other.
         *(((i + 0.5) / 16, (i * _GOLDEN) % 1.0, 0, 0) for i in range(16)),
     ),
+    (*((0, along, 0, 0) for along in _ALONG), *((along, 0, 0, 0) for along in _ALONG)),
+    (*((1, along, 0, 0) for along in _ALONG), *((along, 1, 0, 0) for along in _ALONG)),
 )
 
 
@@ -54,11 +60,13 @@ def partial_blocks(blocks: Rectangles, mask_at: MaskAt) -> Bools:
     for pairs in _ROUNDS:
         if not len(left):
             break
-        q_idx, kv_idx = _positions(blocks, left, pairs)
-        visible = mask_at(blocks.head[left, None], q_idx, kv_idx)
-        visible = np.broadcast_to(visible, q_idx.shape)
-        seen_true[left] |= visible.any(axis=1)
-        seen_false[left] |= ~visible.all(axis=1)
+        at_once = _PAIRS_AT_ONCE // len(pairs)
+        for part in (left[begin : begin + at_once] for begin in range(0, len(left), at_once)):
+            q_idx, kv_idx = _positions(blocks, part, pairs)
+            visible = mask_at(blocks.head[part, None], q_idx, kv_idx)
+            visible = np.broadcast_to(visible, q_idx.shape)
+            seen_true[part] |= visible.any(axis=1)
+            seen_false[part] |= ~visible.all(axis=1)
         left = left[~(seen_true[left] & seen_false[left])]
     return seen_true & seen_false
 

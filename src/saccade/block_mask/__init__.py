@@ -4,6 +4,7 @@ Owns the stored blocks together with the mod that decides inside a partial one. 
 means and `analysis` which blocks follow; it computes no attention and knows no engine.
 """
 
+from saccade.block_mask.cached import create_block_mask_cached
 from saccade.block_mask.create import create_block_mask, create_mask
 from saccade.block_mask.mask import BlockMask
 from saccade.block_mask.snapshot import host_array
@@ -13,6 +14,7 @@ __all__ = [
     "BlockMask",
     "TileRuns",
     "create_block_mask",
+    "create_block_mask_cached",
     "create_mask",
     "host_array",
     "key_tile_runs",

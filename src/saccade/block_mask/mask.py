@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from saccade.analysis.runs import BlockKind, Runs
-from saccade.block_mask import convert, given, pairs, pickling, sections, slicing, snapshot
+from saccade.block_mask import convert, given, markup, pairs, pickling, sections, slicing, snapshot
 from saccade.block_mask.arguments import exact_device
 from saccade.block_mask.fit import require_fit
 from saccade.block_mask.watching import Watched, require_fresh, watch
@@ -436,6 +436,9 @@ class BlockMask:
 
     def __repr__(self) -> str:
         return sections.summary(self)
+
+    def _repr_html_(self) -> str:
+        return markup.mask_html(self)
 
     def __copy__(self) -> BlockMask:
         return self

@@ -24,7 +24,7 @@ def drawing(mask: BlockMask, grid_size: int | tuple[int, int], limit: int) -> st
     row_step, col_step = render.steps(grid_size, mask.runs.shape[2:])
     places = itertools.product(range(mask.batch), range(mask.heads))
     grids = [
-        (place, _section_kinds(mask, place, row_step, col_step))
+        (place, section_kinds(mask, place, row_step, col_step))
         for place in itertools.islice(places, max(limit, 0))
     ]
     return render.mask_text(grids, omitted=len(grids) < mask.batch * mask.heads)
@@ -38,7 +38,7 @@ def summary(mask: BlockMask) -> str:
     return f"BlockMask({mod_name(mask.mask_mod)}, shape={mask.shape}, blocks of {size}: {kinds})"
 
 
-def _section_kinds(mask: BlockMask, place: tuple[int, int], row_step: int, col_step: int) -> list[list[int]]:
+def section_kinds(mask: BlockMask, place: tuple[int, int], row_step: int, col_step: int) -> list[list[int]]:
     """Sum up sections of that many blocks: 2 where all are FULL, 0 where all are EMPTY, else 1."""
     batch, heads, rows, cols = mask.runs.shape
     one = mask.runs.take(batch=place[0] if batch > 1 else 0, heads=place[1] if heads > 1 else 0)

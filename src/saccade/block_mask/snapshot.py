@@ -114,6 +114,8 @@ def analyse(
 
 
 def _is_same_array(first: Array, second: Array) -> bool:
+    if first is second:
+        return True
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.device == second.device and torch.equal(first, second)
     return np.array_equal(host_array(first), host_array(second))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Protocol, final
 
 from saccade.ir.expr import Expr, make, relocate
@@ -77,6 +78,9 @@ class Program:
 
     def __repr__(self) -> str:
         return format_structure(self.structure, numbers=self.numbers, names=self.names)
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="line-height:1.3">{escape(repr(self))}</pre>'
 
     def __reduce__(self) -> tuple[Callable[..., Program], tuple[object, ...]]:
         # As text: pickle descends by recursion, and a program may be thousands of nodes deep.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
 from saccade.masks.base import Mask
+from saccade.masks.vector import integer_vector, lengths_of_starts, owner_of_each, require_lengths
 from saccade.mod_value import is_integral, require_tensor
 
 __all__ = ["document"]
@@ -43,6 +43,7 @@ class document(Mask):
         ShapeError: A tensor has a number of axes other than those above.
 
     Example:
+        >>> import torch
         >>> q_idx, kv_idx = torch.arange(4)[:, None], torch.arange(4)
         >>> document(lengths=[1, 3])(0, 0, q_idx, kv_idx).int()
         tensor([[1, 0, 0, 0],
@@ -92,31 +93,13 @@ class document(Mask):
         if self.ids is not None:
             return _checked_ids(self.ids, "ids", "S")
         if self.lengths is not None:
-            lengths = _vector(self.lengths, "lengths")
-            if lengths.numel() and int(lengths.min()) < 0:
-                raise ArgumentError(f"document(): lengths must be 0 or more, got lengths={lengths.tolist()}")
+            lengths = integer_vector(self.lengths, "document(): lengths")
+            require_lengths(lengths, "document()", "lengths")
         else:
-            starts = _vector(self.cu_seqlens, "cu_seqlens")
-            lengths = starts.diff()
-            if starts.numel() == 0 or int(starts[0]) != 0 or (lengths.numel() and int(lengths.min()) < 0):
-                raise ArgumentError(
-                    "document(): cu_seqlens must start at 0 and never fall, [0, end of document 0, ...], "
-                    f"got cu_seqlens={starts.tolist()}; for the lengths themselves use lengths="
-                )
-        return torch.repeat_interleave(torch.arange(lengths.numel(), device=lengths.device), lengths)
-
-
-def _vector(numbers: Sequence[int] | Tensor | None, name: str) -> Tensor:
-    # The device is named because torch.set_default_device may have made another one the default.
-    vector = numbers if isinstance(numbers, Tensor) else torch.tensor(numbers or (), device="cpu")
-    if vector.numel() and not is_integral(vector):
-        raise DTypeError(
-            f"document(): {name} must be of an integer dtype, got dtype={vector.dtype}; "
-            "convert it with .long()"
-        )
-    if vector.dim() != 1:
-        raise ShapeError(f"document(): {name} must have one axis, got shape={list(vector.shape)}; flatten it")
-    return vector.long()
+            assert self.cu_seqlens is not None
+            starts = integer_vector(self.cu_seqlens, "document(): cu_seqlens")
+            lengths = lengths_of_starts(starts, "document()", "cu_seqlens")
+        return owner_of_each(lengths)
 
 
 def _checked_ids(ids: Tensor, name: str, axis: str) -> Tensor:

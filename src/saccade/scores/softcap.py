@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.errors import ArgumentError, ArgumentTypeError
+from saccade.scores.approximate_tanh import approximate_tanh
 from saccade.scores.base import Score
 
 __all__ = ["softcap"]
@@ -24,18 +25,23 @@ class softcap(Score):
 
     Args:
         cap: The limit, in units of the scaled score; above 0.
+        approximate: Whether to compute a cheaper tanh, `approximate_tanh`: a quotient of polynomials within
+            1e-4 of it, with 1 - tanh^2 as its derivative. By default the exact one.
 
     Raises:
         ArgumentError: `cap` is not above 0, or not finite.
-        ArgumentTypeError: `cap` is not a number.
+        ArgumentTypeError: `cap` is not a number, or `approximate` not a bool.
 
     Example:
         >>> index = torch.tensor(0)
         >>> softcap(2.0)(torch.tensor([-100.0, 0.0, 0.1, 100.0]), index, index, index, index)
         tensor([-2.0000,  0.0000,  0.0999,  2.0000])
+        >>> softcap(2.0, approximate=True)(torch.tensor([0.1, 100.0]), index, index, index, index)
+        tensor([0.0999, 2.0000])
     """
 
     cap: float
+    approximate: bool = False
     usage: ClassVar[str] = "softcap(cap=50.0)"
 
     def __post_init__(self) -> None:
@@ -46,6 +52,12 @@ class softcap(Score):
             )
         if not 0 < self.cap < math.inf:
             raise ArgumentError(f"softcap(): cap must be above 0 and finite, got cap={self.cap}")
+        if not isinstance(self.approximate, bool):
+            raise ArgumentTypeError(
+                "softcap(): approximate must be True or False, "
+                f"got {type(self.approximate).__name__} {self.approximate!r}"
+            )
 
     def __call__(self, score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-        return self.cap * torch.tanh(score / self.cap)
+        tanh = approximate_tanh if self.approximate else torch.tanh
+        return self.cap * tanh(score / self.cap)

@@ -30,8 +30,7 @@ def register_rule(torch_op: Callable[..., Any], rule: Callable[..., Any]) -> Non
         torch_op: The operation as mods call it: `torch.ops.mylib.myop`, one of its overloads, the object that
             `torch.library.custom_op` returned, or any torch function.
         rule: A function of the same arguments in operations that mods may use. It computes the value; its
-        derivative
-            follows, unless it applies a `torch.autograd.Function`.
+            derivative follows, unless it applies a `torch.autograd.Function`.
 
     Raises:
         ArgumentTypeError: One of the two is not callable.
