@@ -17,15 +17,15 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(READY) ## check and time the ready-made masks on real sizes
-	$(BIN)/saccade demo
+demo: $(READY) ## check and time the ready-made masks on real sizes, and draw out/gallery.png
+	$(BIN)/saccade demo --out out/gallery.png
 
 .PHONY: test
 test: $(READY) ## all tests and doctests, with coverage (at least 95 %)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 .PHONY: check
-check: format lint types test ## all that CI runs: format, lint, types, then every test
+check: format lint types test ## format, lint, types, then every test; CI runs docs and package too
 
 .PHONY: format
 format: $(READY) ## is every file formatted? (`ruff format` repairs)
@@ -44,10 +44,19 @@ bench: $(READY) ## time masks and tracing beside their peers
 	$(BIN)/saccade bench masks
 	$(BIN)/saccade bench trace
 
+.PHONY: docs
+docs: $(READY) ## build the documentation into out/site, warnings being errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'open out/site/index.html'
+
+.PHONY: package
+package: $(READY) ## build wheel and sdist, and use each in an empty environment
+	.ci/package
+
 .PHONY: clean
 clean: ## remove caches and build outputs; the environment stays (rm -rf .venv)
-	rm -rf build dist out htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf build dist out docs/pictures htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -167,9 +167,9 @@ class TestDemo:
     def test_the_small_demo(self) -> None:
         lines = lines_of(run("demo", "--size", "small"))
         rows = [line for line in lines if line.endswith("✓")]
-        assert len(rows) == 15
+        assert len(rows) == len(SMALL)
         assert lines[0].split()[:4] == ["pattern", "size", "visible", "empty"]
-        assert lines[-1].startswith("All 15 patterns are right. Their masks took ")
+        assert lines[-1].startswith(f"All {len(SMALL)} patterns are right. Their masks took ")
         assert any("files of Python's standard library" in line for line in lines)
 
     def test_faults_are_told_and_end_the_command_so(self, monkeypatch: pytest.MonkeyPatch) -> None:

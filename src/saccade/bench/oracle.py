@@ -6,8 +6,9 @@ bounded by working in chunks of query rows.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from saccade.signatures import MaskMod, ScoreMod
 
-__all__ = ["dense_attention", "kinds_of_rows", "mask_rows", "row_chunks"]
+__all__ = [
+    "dense_attention",
+    "kinds_of_rows",
+    "mask_rows",
+    "pairwise_attention",
+    "pairwise_mask",
+    "row_chunks",
+]
 
 _CHUNK_PAIRS = 2**22  # pairs of a chunk: 4 MB of bools
 # Pairs evaluated at once: the intermediates stay in a cache, and torch wakes no threads, which would wait for
@@ -102,3 +110,68 @@ def dense_attention(
             # A row of -inf alone gives NaN, which stands for "sees nothing".
             out[b, h] = scores.softmax(dim=-1).nan_to_num(0.0) @ v
     return out
+
+
+def pairwise_mask(mod: MaskMod, shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Ask a mask about one pair at a time, by indices without axes: what a mod means, to the letter.
+
+    Slower than `mask_rows`, and right for functions that do not broadcast.
+
+    Args:
+        mod: The user's function.
+        shape: B, Hq, Q and K.
+        device: Where the indices lie.
+
+    Returns:
+        bool `[B, Hq, Q, K]`.
+    """
+    seen = [torch.as_tensor(mod(*pair), device=device) for pair in _pairs(shape, device)]
+    return torch.stack(seen).to(torch.bool).view(shape)
+
+
+def pairwise_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    visible: Tensor,
+    score_mod: ScoreMod | None = None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute attention with a score_mod that is asked one pair at a time; differentiable by autograd.
+
+    Args:
+        query: `[B, Hq, Q, D]`.
+        key: `[B, Hkv, K, D]`; query head h reads key head `h // (Hq / Hkv)`.
+        value: `[B, Hkv, K, Dv]`.
+        visible: bool `[B, Hq, Q, K]`; the function is not asked about other pairs.
+        score_mod: The user's function; None leaves the scores.
+        dtype: What to compute in: float64 for the truth, float32 for the error that float32 has anyway.
+
+    Returns:
+        `[B, Hq, Q, Dv]` of `dtype`; a row that sees no key is 0, and so are its gradients.
+    """
+    group = query.shape[1] // key.shape[1]
+    key, value = (one.to(dtype).repeat_interleave(group, dim=1) for one in (key, value))
+    scores = query.to(dtype) @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if score_mod is not None:
+        pairs = zip(
+            scores.flatten().unbind(),
+            visible.flatten().tolist(),
+            _pairs(scores.shape, scores.device),
+            strict=True,
+        )
+        scores = torch.stack(
+            [score_mod(one, *pair).to(dtype) if shown else one for one, shown, pair in pairs]
+        ).view(visible.shape)
+    hidden = ~visible | (scores == -math.inf)
+    sees_nothing = hidden.all(dim=-1, keepdim=True)
+    # 0 in rows that see nothing, so that neither they nor their gradients are NaN.
+    masked = scores.masked_fill(hidden, -math.inf).masked_fill(sees_nothing, 0.0)
+    return masked.softmax(dim=-1).masked_fill(sees_nothing, 0.0) @ value
+
+
+def _pairs(shape: Sequence[int], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The indices of each pair, without axes, in the order of a flattened `[B, H, Q, K]`."""
+    b, h, q_idx, kv_idx = (torch.arange(size, device=device).unbind() for size in shape)
+    return itertools.product(b, h, q_idx, kv_idx)

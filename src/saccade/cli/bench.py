@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
+from typing import TypeVar
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from saccade.bench.compare import DTYPES, compare_pattern, report_of
+from saccade.bench.comparison_table import print_comparison
 from saccade.bench.report import Measurement, Report, ratio
+from saccade.bench.sizes import AttentionSize
+from saccade.bench.text_patterns import pattern_names
 from saccade.cli import quantities
 from saccade.cli.plain_table import plain_table
+from saccade.errors import ArgumentError
 
-__all__ = ["print_machine", "print_masks", "print_trace", "with_status"]
+__all__ = ["print_machine", "print_masks", "print_trace", "run_comparisons", "with_status"]
+
+T = TypeVar("T")
+
+_ALL = "all"
+_SPREAD = "± is half the distance between the quartiles."
+_WORK = (
+    "Times are medians, contenders in turns. FLOPS count density·4·B·H·Q·K·D forward and 10 for 4 backward; "
+    "the density is that of the blocks, 0.5 for causal flash."
+)
 
 
-def with_status(console: Console, run: Callable[[Callable[[str], object]], Report]) -> Report:
+def with_status(console: Console, run: Callable[[Callable[[str], object]], T]) -> T:
     """Run a benchmark under a status line that names its present step."""
     with console.status("starting") as status:
         return run(lambda step: status.update(step))
@@ -58,13 +74,55 @@ def print_trace(report: Report, console: Console) -> None:
     print_machine(report, console)
 
 
-def print_machine(report: Report, console: Console) -> None:
-    """Print what a report ran on, in one line."""
+def run_comparisons(
+    pattern: str, size: AttentionSize, *, dtype: str | None, rounds: int, compiled: bool, console: Console
+) -> Report:
+    """Compare one pattern or all, and print each table as soon as it is known.
+
+    Args:
+        pattern: The pattern's name, or "all".
+        size: Sizes of the call.
+        dtype: A name in `DTYPES`; None for the device's usual one.
+        rounds: Samples of each time.
+        compiled: Whether torch's `flex_attention` takes part.
+        console: Where to print.
+
+    Returns:
+        Every time, as the JSON file holds them.
+
+    Raises:
+        ArgumentError: No pattern or dtype has the name.
+        CheckError: A contender computes something else.
+    """
+    kind = None if dtype is None else _dtype(dtype)
+    found = []
+    for name in pattern_names() if pattern == _ALL else (pattern,):
+        comparison = with_status(
+            console,
+            lambda progress, name=name: compare_pattern(  # type: ignore[misc]
+                name, size, dtype=kind, rounds=rounds, compiled=compiled, progress=progress
+            ),
+        )
+        print_comparison(comparison, console)
+        console.print()
+        found.append(comparison)
+    report = report_of(found)
+    print_machine(report, console, _WORK)
+    return report
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def print_machine(report: Report, console: Console, note: str = _SPREAD) -> None:
+    """Print what a report ran on, and a note on how to read it."""
     machine = report.machine
     versions = ", ".join(f"{name} {machine.versions[name]}" for name in ("python", "torch", "numpy"))
     console.print(
-        f"{machine.processor}, {quantities.counted(machine.cores, 'core')}; {versions}. "
-        "± is half the distance between the quartiles.",
+        f"{machine.processor}, {quantities.counted(machine.cores, 'core')}; {versions}. {note}",
         style="dim",
         highlight=False,
     )

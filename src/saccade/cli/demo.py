@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,16 +34,25 @@ _LEGEND = (
 )
 
 
-def run_demo(size: Size, console: Console) -> bool:
+def run_demo(size: Size, console: Console, out: Path | None = None) -> bool:
     """Check and time every pattern; print the table, what failed, and the verdict.
 
     Args:
         size: How large the patterns are.
         console: Where to print.
+        out: Where to draw the gallery, first of all; None draws nothing.
 
     Returns:
         Whether every check passed.
+
+    Raises:
+        ArgumentError: `out` ends in another way than a picture does, or cannot be written.
+        MissingPackageError: A picture is wanted, and matplotlib is not installed.
     """
+    if out is not None:
+        from saccade.bench.gallery import write_gallery  # deferred: matplotlib is optional
+
+        console.print(f"The gallery is drawn in {write_gallery(out)}\n", markup=False, highlight=False)
     start = time.perf_counter()
     results = _run_with_progress(demo_patterns(size), console)
     console.print(_table(results, console.width))

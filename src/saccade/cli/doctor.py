@@ -1,17 +1,22 @@
 """`saccade doctor`: what this installation can do and why not more, then its facts as text to paste.
 
-Owns the findings. The facts of the machine are `bench.machine`'s, the backends' reasons their own.
+Owns the findings. The facts of the machine are `bench.machine`'s, the backends' reasons their own, the checks
+of `--selftest` those of `bench.selftest`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from saccade import settings
 from saccade.backends.registry import candidates
 from saccade.bench.machine import Machine, describe_machine, find_compiler
+from saccade.bench.selftest import SelftestCase, SelftestResult, run_selftest, selftest_cases
 from saccade.cli import quantities
 from saccade.ir.dtype import DType
 from saccade.masks import sliding_window
@@ -21,7 +26,7 @@ from saccade.scores import softcap
 from saccade.signatures import Mod
 from saccade.tracing import trace
 
-__all__ = ["Finding", "facts", "findings", "print_diagnosis"]
+__all__ = ["Finding", "facts", "findings", "print_diagnosis", "selftest_facts", "selftest_findings"]
 
 
 @dataclass(frozen=True)
@@ -37,23 +42,67 @@ class Finding:
     text: str
 
 
-def print_diagnosis(console: Console) -> bool:
+def print_diagnosis(console: Console, *, selftest: bool = False) -> bool:
     """Print the findings, then the facts as plain text.
 
+    Args:
+        console: Where to print.
+        selftest: Whether to run the selftest too; its outcome stands among both.
+
     Returns:
-        Whether nothing is broken: settings hold usable values, and some backend takes each kind of call.
+        Whether nothing is broken: settings hold usable values, some backend takes each kind of call, and the
+        selftest, where it was asked for, found no fault.
     """
     machine = describe_machine()
     found = findings(machine)
+    told = facts(machine)
+    if selftest:
+        results = _run_with_progress(selftest_cases(), console)
+        found += selftest_findings(results)
+        told += selftest_facts(results)
     for finding in found:
         mark = "[green]✓[/]" if finding.good else "[yellow]![/]"
         console.print(f"{mark} ", end="")
         console.print(finding.text, markup=False, highlight=False)
     console.print("\nText to paste into a report:\n", style="bold")
-    width = max(len(name) for name, _ in facts(machine))
-    for name, value in facts(machine):
+    width = max(len(name) for name, _ in told)
+    for name, value in told:
         console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
     return all(finding.good for finding in found)
+
+
+def _run_with_progress(cases: Sequence[SelftestCase], console: Console) -> tuple[SelftestResult, ...]:
+    """Run the selftest under a bar that names the present case."""
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=len(cases), completed=-1)
+        results = run_selftest(
+            cases, progress=lambda name: progress.update(task, description=escape(name), advance=1)
+        )
+        progress.advance(task)
+    return results
+
+
+def selftest_findings(results: Sequence[SelftestResult]) -> list[Finding]:
+    """Say whether the selftest passed, and what failed."""
+    failed = [result for result in results if result.faults]
+    if not failed:
+        return [Finding(True, f"The selftest passed: {_summary(results)}.")]
+    return [Finding(False, f"The selftest failed for {result.name}: {result.faults[0]}") for result in failed]
+
+
+def selftest_facts(results: Sequence[SelftestResult]) -> list[tuple[str, str]]:
+    """The outcome of the selftest for a report, every fault with it."""
+    failed = [result for result in results if result.faults]
+    outcome = f"{len(failed)} of {len(results)} mods failed" if failed else f"passed, {_summary(results)}"
+    faults = [(f"selftest {result.name}", "; ".join(result.faults)) for result in failed]
+    return [("selftest", outcome), *faults]
+
+
+def _summary(results: Sequence[SelftestResult]) -> str:
+    checks = sum(result.checks for result in results)
+    elapsed = sum(result.seconds for result in results)
+    return f"{len(results)} mods, {checks} results compared in {quantities.seconds(elapsed)}"
 
 
 def findings(machine: Machine) -> list[Finding]:

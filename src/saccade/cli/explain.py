@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,19 +12,15 @@ from saccade.analysis.runs import BlockKind
 from saccade.attention import explain
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.cli import quantities
-from saccade.cli.expression import parse_expression
-from saccade.cli.mod_file import is_file_reference, load_mod
+from saccade.cli.mod_argument import read_kind
 from saccade.cli.plain_table import plain_table
-from saccade.errors import ArgumentError
 from saccade.explanation import Explanation
 from saccade.ir.program import Program
 from saccade.ir.rewrite import simplify
 from saccade.ir.structure import ModKind
-from saccade.tracing import trace
 
 __all__ = ["explain_mask"]
 
-_PLACES = {ModKind.MASK: "MASK", ModKind.SCORE: "--score"}
 _MOST_CELLS = 32  # rows and columns of the picture
 
 
@@ -53,8 +47,8 @@ def explain_mask(
         ArgumentError: A text is no expression or names no function, or one kind of mod is given as the other.
         SaccadeError: The mod cannot be read, or not with this shape.
     """
-    mask_mod, mask_program = _read(mask, ModKind.MASK)
-    score_mod, score_program = (None, None) if score is None else _read(score, ModKind.SCORE)
+    mask_mod, mask_program = read_kind(mask, ModKind.MASK)
+    score_mod, score_program = (None, None) if score is None else read_kind(score, ModKind.SCORE)
     batch, heads, q_len, kv_len = shape
     blocks = create_block_mask(mask_mod, batch, heads, q_len, kv_len, device="cpu")
     # One number seen as whole tensors: an explanation reads shapes alone.
@@ -66,19 +60,6 @@ def explain_mask(
         _print_program("score", score, score_program, console)
     _print_blocks(blocks, console)
     _print_backends(explanation, console)
-
-
-def _read(text: str, kind: ModKind) -> tuple[Callable[..., Any], Program]:
-    """The mod that a text names, and its program."""
-    mod: Callable[..., Any] = load_mod(text) if is_file_reference(text) else parse_expression(text)
-    program = trace(mod)
-    if program.kind is not kind:
-        given = program.kind
-        raise ArgumentError(
-            f"expected a {kind.value} as {_PLACES[kind]}, got the {given.value} {text!r}; "
-            f"give it as {_PLACES[given]}"
-        )
-    return mod, program
 
 
 def _print_program(kind: str, text: str, program: Program, console: Console) -> None:

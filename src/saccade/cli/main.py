@@ -16,11 +16,16 @@ from rich.console import Console
 from saccade.bench.block_masks import LONG, bench_masks
 from saccade.bench.machine import package_version
 from saccade.bench.patterns import Size
+from saccade.bench.sizes import AttentionSize
+from saccade.bench.text_patterns import pattern_names
 from saccade.bench.tracing import bench_trace
-from saccade.cli.bench import print_masks, print_trace, with_status
+from saccade.cli.bench import print_masks, print_trace, run_comparisons, with_status
 from saccade.cli.demo import run_demo
+from saccade.cli.diff import print_difference
 from saccade.cli.doctor import print_diagnosis
 from saccade.cli.explain import explain_mask
+from saccade.cli.show import show_mask
+from saccade.cli.verify import print_verification
 from saccade.errors import SaccadeError
 
 __all__ = ["app", "main"]
@@ -79,9 +84,12 @@ def demo(
     size: Annotated[
         Size, typer.Option(help="Lengths: as used in practice, or a sixteenth of them.")
     ] = Size.FULL,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw them all: a .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Check and time the ready-made masks, beside torch's, on real sizes."""
-    if not run_demo(size, Console()):
+    if not run_demo(size, Console(), out):
         raise typer.Exit(_FAILED)
 
 
@@ -111,6 +119,74 @@ def explain(
         backend=backend,
         console=Console(),
     )
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A mask, as for `explain`, or FILE.py:FUNCTION.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other.")],
+    q_len: Annotated[int, typer.Option("--q-len", "-q", min=0, help="Queries.")] = 1024,
+    kv_len: Annotated[
+        int | None, typer.Option("--kv-len", "-k", min=0, help="Keys.", show_default="the queries")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", "-b", min=1, help="Batch size.")] = None,
+    heads: Annotated[int | None, typer.Option("--heads", min=1, help="Query heads.")] = None,
+) -> None:
+    """Tell whether two masks are the same, and where they part.
+
+    Exit code 0: they are; 1: they are not; 2: one of them cannot be read.
+    """
+    lengths = (q_len, q_len if kv_len is None else kv_len)
+    if not print_difference(first, second, lengths=lengths, batch=batch, heads=heads, console=Console()):
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def verify(
+    mod: Annotated[
+        str, typer.Argument(metavar="MOD", help="A mask or a score: FILE.py:FUNCTION, or `softcap(30.0)`.")
+    ],
+    mask: Annotated[str | None, typer.Option("--mask", help="The mask beside a score.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="A backend; may be repeated.", show_default="all of the device"),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", metavar="B,HQ,HKV,Q,K", help="Sizes to check at; may be repeated."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the function's tensors lie.")] = "cpu",
+) -> None:
+    """Run a mod through every backend here, forward and gradients, beside the function itself in float64."""
+    right = print_verification(
+        mod, mask=mask, shapes=shape or [], backends=backend or [], device=device, console=Console()
+    )
+    if not right:
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def show(
+    mask: Annotated[
+        str, typer.Argument(metavar="MASK", help="`causal & sliding_window(256)`, or FILE.py:FUNCTION.")
+    ],
+    q_len: Annotated[int, typer.Option("--q-len", "-q", min=1, help="Queries.")] = 1024,
+    kv_len: Annotated[
+        int | None, typer.Option("--kv-len", "-k", min=1, help="Keys.", show_default="the queries")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Batch size; the first is drawn.")] = 1,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Query heads; the first is drawn.")] = 1,
+    score: Annotated[
+        str | None, typer.Option("--score", help="A score to colour it by: `alibi(n_heads=8)`, or a file's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Draw into a .svg, or a .png or .pdf (matplotlib)."),
+    ] = None,
+) -> None:
+    """Draw a mask: in the terminal, or into a file."""
+    shape = (batch, heads, q_len, q_len if kv_len is None else kv_len)
+    show_mask(mask, score, shape=shape, out=out, console=Console())
 
 
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Samples of each contender.")]
@@ -147,10 +223,46 @@ def bench_trace_command(rounds: Rounds = 15, json: Json = None) -> None:
         report.write_json(json)
 
 
+@bench_app.command("compare")
+def bench_compare_command(
+    pattern: Annotated[
+        str, typer.Option("--pattern", metavar="NAME", help=f"{', '.join(pattern_names())}, or all.")
+    ] = "causal",
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Batch size.")] = 16,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Heads.")] = 16,
+    seq: Annotated[int, typer.Option("--seq", "-s", min=1, help="Queries, and keys alike.")] = 8192,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=1, help="Width of a head.")] = 64,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16 or bfloat16.", show_default="float32 on a CPU, float16 elsewhere"
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
+    ] = True,
+    rounds: Rounds = 5,
+    json: Json = None,
+) -> None:
+    """Time a pattern in attention, beside SDPA and torch's flex_attention.
+
+    Sizes that do not fit the free memory are scaled down, and the table says so.
+    """
+    size = AttentionSize(batch, heads, seq, seq, head_dim)
+    report = run_comparisons(pattern, size, dtype=dtype, rounds=rounds, compiled=compiled, console=Console())
+    if json is not None:
+        report.write_json(json)
+
+
 @app.command()
-def doctor() -> None:
+def doctor(
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Check results too: some thirty mods, in a few seconds.")
+    ] = False,
+) -> None:
     """Show what this installation can do, and facts to paste into a report."""
-    if not print_diagnosis(Console()):
+    if not print_diagnosis(Console(), selftest=selftest):
         raise typer.Exit(_FAILED)
 
 

@@ -1,0 +1,112 @@
+"""Whether contenders compute what they are timed for: output and gradients against float64 attention.
+
+The oracle calls the user's own functions on index tensors. Small workloads are checked whole, large ones on
+rows at the start, in the middle and at the end: the gradient of the output is zero on all other rows, so that
+the gradients of keys and values are those of the sampled rows alone, on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from saccade.bench.contenders import Contender, Inputs, Workload
+from saccade.bench.oracle import dense_attention
+from saccade.errors import CheckError
+from saccade.masks import noop_mask
+from saccade.signatures import ScoreMod
+
+__all__ = ["require_agreement", "sampled_rows"]
+
+_CHECKED_PAIRS = 2**22  # scores that the oracle holds, over all batches and heads
+_ROUNDING = 4  # times the error of plain attention in the inputs' own dtype
+_NAMES = ("output", "gradient of query", "gradient of key", "gradient of value")
+
+
+def require_agreement(work: Workload, found: Iterable[Contender]) -> None:
+    """Check every contender that runs the workload's pattern, forward and, where it has them, gradients.
+
+    Raises:
+        CheckError: One of them is further from the truth than rounding explains.
+    """
+    rows = sampled_rows(work)
+    generator = torch.Generator(work.inputs[0].device).manual_seed(len(rows))
+    shape = work.inputs[0].shape
+    upstream = torch.randn(
+        shape, generator=generator, dtype=work.inputs[0].dtype, device=work.inputs[0].device
+    )
+    truth = _oracle(work, rows, upstream, torch.float64)
+    plain = _oracle(work, rows, upstream, work.inputs[0].dtype)
+    precision = torch.finfo(work.inputs[0].dtype).eps
+    bounds = [
+        _ROUNDING * float((low - high).abs().max()) + precision * float(high.abs().max())
+        for low, high in zip(plain, truth, strict=True)
+    ]
+    for contender in found:
+        if contender.attend is None or not contender.is_same:
+            continue
+        results = _results(contender, work, rows, upstream)
+        for name, result, true, bound in zip(_NAMES, results, truth, bounds, strict=False):
+            error = float((result - true).abs().max())
+            if not error <= bound:
+                raise CheckError(
+                    f"{contender.name}: the {name} must be within {bound:.2g} of float64 attention, but is "
+                    f"off by {error:.2g}; nothing was timed"
+                )
+
+
+def sampled_rows(work: Workload) -> tuple[range, ...]:
+    """The query rows that are checked: all of them, or as many in three places as the oracle can hold."""
+    size = work.size
+    count = _CHECKED_PAIRS // (size.batch * size.heads * size.kv_len)
+    if count >= size.q_len:
+        return (range(size.q_len),)
+    height = max(1, count // 3)
+    starts = {0, (size.q_len - height) // 2, size.q_len - height}
+    return tuple(range(start, start + height) for start in sorted(starts))
+
+
+def _results(contender: Contender, work: Workload, rows: tuple[range, ...], upstream: Tensor) -> list[Tensor]:
+    """The contender's output on the rows and, where it has them, its three gradients."""
+    assert contender.attend is not None, "asked of contenders that run"
+    if contender.backward_refusal:
+        return [_taken(contender.attend(*work.inputs), rows)]
+    inputs = work.inputs_with_gradients()
+    out = contender.attend(*inputs)
+    sparse = torch.zeros_like(upstream)
+    for part in rows:
+        sparse[:, :, part.start : part.stop] = upstream[:, :, part.start : part.stop]
+    return [_taken(out.detach(), rows), *torch.autograd.grad(out, inputs, sparse)]
+
+
+def _oracle(work: Workload, rows: tuple[range, ...], upstream: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Output on the rows and the three gradients, computed in a dtype."""
+    query, key, value = (tensor.detach().to(dtype).requires_grad_() for tensor in work.inputs)
+    inputs: Inputs = (query, key, value)
+    mask_mod = noop_mask if work.mask_mod is None else work.mask_mod
+    score_mod = None if work.score_mod is None else _keeping_dtype(work.score_mod)
+    # Indices, and what the mods make of them, live where the inputs do.
+    with query.device:
+        parts = [
+            dense_attention(*inputs, mask_mod=mask_mod, score_mod=score_mod, rows=part, dtype=dtype)
+            for part in rows
+        ]
+    gradients = torch.autograd.grad(
+        parts, inputs, [upstream[:, :, part.start : part.stop].to(dtype) for part in rows]
+    )
+    return [torch.cat([part.detach() for part in parts], dim=2), *gradients]
+
+
+def _keeping_dtype(mod: ScoreMod) -> ScoreMod:
+    """A score_mod whose tensors do not change the precision of what it is given."""
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return mod(score, b, h, q_idx, kv_idx).to(score.dtype)
+
+    return score_mod
+
+
+def _taken(out: Tensor, rows: tuple[range, ...]) -> Tensor:
+    return torch.cat([out[:, :, part.start : part.stop] for part in rows], dim=2)
