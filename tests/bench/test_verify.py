@@ -56,7 +56,9 @@ def checked(mod, backends=("eager",), **options):
 
 class TestWhatIsRight:
     @pytest.mark.parametrize(
-        "mod", [causal, sliding_window(2), document(lengths=[3, 3, 1]), softcap(2.0), forgetful], ids=str
+        "mod",
+        [causal, sliding_window(2), document(lengths=[3, 3, 1]), softcap(2.0), forgetful],
+        ids=lambda mod: getattr(mod, "__name__", repr(mod)),
     )
     def test_it_passes_forward_and_gradients(self, mod) -> None:
         found = checked(mod)

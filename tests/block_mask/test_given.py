@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
 from saccade import masks
-from saccade.block_mask import BlockMask
+from saccade.block_mask import BlockMask, create_block_mask
 from saccade.errors import ArgumentError, DTypeError, ModError, ShapeError
 
 
@@ -97,3 +97,10 @@ def test_malformed_blocks_are_refused() -> None:
         BlockMask.from_kv_blocks(counts, columns.float())
     with pytest.raises(ModError, match=r"from_kv_blocks\(\) expects a mask_mod"):
         BlockMask.from_kv_blocks(counts, columns, mask_mod=lambda score, b, h, q, k: score)  # type: ignore[arg-type]
+
+
+def test_given_blocks_are_not_equal_to_the_same_blocks_analysed() -> None:
+    analysed = create_block_mask(masks.causal, None, None, 4, 4, device="cpu", BLOCK_SIZE=2)
+    given = BlockMask.from_torch(analysed.to_torch())
+    assert given.runs == analysed.runs
+    assert given != analysed

@@ -104,7 +104,7 @@ REFUSED = {
     "x = causal": "expected an expression such as",
     "causl": r"no mask or score called causl; did you mean causal\?",
     "causal & sliding_windw(256)": "did you mean sliding_window?",
-    "qqqqqqqq": "the names are alibi, and_masks, bias, causal",
+    "qqqqqqqq": "there is no mask or score called qqqqqqqq; the names are alibi, and_masks, bias, ",
     "__import__('os')": "no mask or score called __import__",
     "sliding_window": r"sliding_window needs its arguments, for example sliding_window\(window=256\)",
     "and_masks": r"and_masks needs its arguments, for example and_masks\(causal, ",

@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from saccade.analysis.runs import BlockKind, Runs
 from saccade.block_mask.moves import mod_to
+from saccade.block_mask.pairs import stored_repeats
 from saccade.errors import ArgumentError
 from saccade.ir.program import Program
 from saccade.signatures import MaskMod
@@ -128,6 +129,18 @@ def _rebuilt(runs: Runs, row: Int64s, start: Int32s, stop: Int32s, kind: npt.NDA
         right=stop.astype(np.int64),
         kind=kind,
     )
+
+
+def visible_blocks(mask: BlockMask) -> Tensor:
+    """int32 ``[B, H, rows, cols]``: 1 for every block with a visible pair."""
+    held = torch.from_numpy(mask.runs.to_dense() != BlockKind.EMPTY)
+    return held.to(mask.device, torch.int32).expand(mask.batch, mask.heads, -1, -1)
+
+
+def sparsity(mask: BlockMask) -> float:
+    """The share of pairs outside the listed blocks, in percent; a block that a length cuts counts whole."""
+    blocks = int(mask.runs.row_counts().sum()) * stored_repeats(mask)
+    return 100 * (1 - blocks * mask.q_block * mask.kv_block / max(mask.numel(), 1))
 
 
 def torch_nbytes(mask: BlockMask) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
-from saccade.analysis.runs import BlockKind, Runs
+from saccade.analysis.runs import Runs
 from saccade.block_mask import convert, given, markup, pairs, pickling, sections, slicing, snapshot
 from saccade.block_mask.arguments import exact_device
 from saccade.block_mask.fit import require_fit
@@ -266,13 +266,11 @@ class BlockMask:
         Blocks count whole, also where a length cuts them, so short lengths can give a negative number. See
         `density`.
         """
-        blocks = int(self.runs.row_counts().sum()) * pairs.stored_repeats(self)
-        return 100 * (1 - blocks * self.q_block * self.kv_block / max(self.numel(), 1))
+        return convert.sparsity(self)
 
     def to_dense(self) -> Tensor:
         """Return int32 ``[B, H, rows, cols]``: 1 for every block with a visible pair, as torch does."""
-        held = torch.from_numpy(self.runs.to_dense() != BlockKind.EMPTY)
-        return held.to(self.device, torch.int32).expand(self.batch, self.heads, -1, -1)
+        return convert.visible_blocks(self)
 
     def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
         """Draw the blocks as text: ██ full, ░░ partial, blank empty.
@@ -415,11 +413,11 @@ class BlockMask:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BlockMask):
             return NotImplemented
-        if self.shape != other.shape or self.BLOCK_SIZE != other.BLOCK_SIZE or self.device != other.device:
-            return False
-        if self.analysed != other.analysed or self.separate_full_blocks != other.separate_full_blocks:
-            return False
-        return self.runs == other.runs and snapshot.is_same_program(self.program, other.program)
+        same = self._facts() == other._facts() and self.runs == other.runs
+        return same and snapshot.is_same_program(self.program, other.program)
+
+    def _facts(self) -> tuple[object, ...]:
+        return self.shape, self.BLOCK_SIZE, self.device, self.analysed, self.separate_full_blocks
 
     def __hash__(self) -> int:
         return hash((self.shape, self.BLOCK_SIZE, self.program.structure))

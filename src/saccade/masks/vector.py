@@ -18,7 +18,8 @@ __all__ = ["integer_vector", "lengths_of_starts", "owner_of_each", "require_leng
 
 def integer_vector(numbers: Sequence[int] | Tensor, what: str) -> Tensor:
     """[N] int64; `what` names the parameter: "document(): lengths"."""
-    if not isinstance(numbers, (Tensor, Sequence)) or isinstance(numbers, str):
+    given: object = numbers  # what a caller that is not type-checked may pass
+    if isinstance(given, str) or not isinstance(given, (Tensor, Sequence)):
         raise ArgumentTypeError(
             f"{what} must be a list of ints or an integer tensor, got {type(numbers).__name__} {numbers!r}; "
             "write one number as a list of one"
