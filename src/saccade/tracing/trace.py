@@ -170,12 +170,12 @@ def _kind_of(mod: object) -> ModKind:
 
 
 def _required_arguments(mod: Any) -> int:
-    if (
-        isinstance(mod, FunctionType)
-        and not mod.__code__.co_kwonlyargcount
-        and not mod.__code__.co_flags & _VARIADIC
-    ):
-        return mod.__code__.co_argcount - len(mod.__defaults__ or ())
+    # A signature takes longer than the trace, so the code of plain functions and library mods is asked.
+    function, bound = (mod, 0) if isinstance(mod, FunctionType) else (type(mod).__call__, 1)
+    if isinstance(function, FunctionType):
+        code = function.__code__
+        if not code.co_kwonlyargcount and not code.co_flags & _VARIADIC:
+            return code.co_argcount - bound - len(function.__defaults__ or ())
     parameters = inspect.signature(mod.forward if isinstance(mod, Module) else mod).parameters.values()
     return sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
 
