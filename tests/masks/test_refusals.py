@@ -68,6 +68,22 @@ INTS, FLOATS, BOOLS = torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), torch.tens
             DTypeError,
             "lengths must be of an integer dtype, got dtype=torch.f",
         ),
+        (
+            lambda: document(lengths=3),
+            ArgumentTypeError,
+            r"lengths must be a list of ints.*got int 3; write one",
+        ),
+        (
+            lambda: document(cu_seqlens="ab"),
+            ArgumentTypeError,
+            "cu_seqlens must be a list of ints .*got str 'ab'",
+        ),
+        (lambda: document(lengths=["a"]), ArgumentTypeError, r"must be a list of ints .*got list \['a'\]"),
+        (
+            lambda: padding(lengths=3),
+            ArgumentTypeError,
+            r"padding\(\): lengths must be a list of ints .*got int 3",
+        ),
         (lambda: document(lengths=INTS[None]), ShapeError, r"lengths must have one axis, got shape=\[1, 2\]"),
         (
             lambda: document(cu_seqlens=[1, 2]),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
 from saccade.masks.base import Mask
-from saccade.masks.vector import integer_vector, lengths_of_starts, owner_of_each, require_lengths
+from saccade.masks.vector import integer_vector, kept, lengths_of_starts, owner_of_each, require_lengths
 from saccade.mod_value import is_integral, require_tensor
 
 __all__ = ["document"]
@@ -72,11 +72,10 @@ class document(Mask):
             raise ArgumentError(
                 f"document(): kv_ids goes with ids, got {given[0]}; give the queries' documents as ids"
             )
-        # A tuple, so that the value hashes and the caller's list cannot change under it.
         for name in ("lengths", "cu_seqlens"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Tensor):
-                object.__setattr__(self, name, tuple(value))
+            if value is not None:
+                object.__setattr__(self, name, kept(value, f"document(): {name}"))
         q_ids = self._read_ids()
         object.__setattr__(self, "_q_ids", q_ids)
         object.__setattr__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError
 from saccade.masks.base import Mask
-from saccade.masks.vector import integer_vector, lengths_of_starts, owner_of_each
+from saccade.masks.vector import integer_vector, kept, lengths_of_starts, owner_of_each
 from saccade.mod_value import require_mod
 from saccade.signatures import MaskMod
 
@@ -62,11 +62,10 @@ class jagged(Mask):
 
     def __post_init__(self) -> None:
         require_mod(self.mask_mod, "jagged()")
-        # A tuple, so that the value hashes and the caller's list cannot change under it.
         for name in ("offsets", "kv_offsets"):
             given = getattr(self, name)
-            if given is not None and not isinstance(given, Tensor):
-                object.__setattr__(self, name, tuple(given))
+            if given is not None:
+                object.__setattr__(self, name, kept(given, f"jagged(): {name}"))
         of_queries = _packing(self.offsets, "jagged()", "offsets")
         of_keys = of_queries
         if self.kv_offsets is not None:

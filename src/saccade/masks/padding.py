@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError, DTypeError, ShapeError
 from saccade.masks.base import Mask
+from saccade.masks.vector import kept
 from saccade.mod_value import is_integral, require_at_least, require_tensor
 
 __all__ = ["create_padding_mask", "padding"]
@@ -139,8 +140,8 @@ class padding(Mask):
                     f"padding(): lengths must be [B], got shape={list(lengths.shape)}; flatten it"
                 )
             return lengths
-        # A tuple, so that the value hashes and the caller's list cannot change under it.
-        object.__setattr__(self, "lengths", tuple(lengths))
+        lengths = kept(lengths, "padding(): lengths")
+        object.__setattr__(self, "lengths", lengths)
         for length in lengths:
             require_at_least(0, length, "padding(): each of lengths")
             if self.kv_len is not None and length > self.kv_len:
@@ -149,7 +150,7 @@ class padding(Mask):
                     "give the keys in a row as kv_len"
                 )
         # The device is named because torch.set_default_device may have made another one the default.
-        return torch.tensor(tuple(lengths), dtype=torch.int64, device="cpu")
+        return torch.tensor(lengths, dtype=torch.int64, device="cpu")
 
 
 def _check_axes(table: Tensor, name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.masks.base import Mask
-from saccade.masks.vector import integer_vector, owner_of_each, require_lengths
+from saccade.masks.vector import integer_vector, kept, owner_of_each, require_lengths
 from saccade.mod_value import require_at_least
 
 __all__ = ["shared_prefix"]
@@ -56,9 +56,7 @@ class shared_prefix(Mask):
 
     def __post_init__(self) -> None:
         require_at_least(0, self.prefix, "shared_prefix(): prefix")
-        # A tuple, so that the value hashes and the caller's list cannot change under it.
-        if not isinstance(self.lengths, Tensor):
-            object.__setattr__(self, "lengths", tuple(self.lengths))
+        object.__setattr__(self, "lengths", kept(self.lengths, "shared_prefix(): lengths"))
         lengths = integer_vector(self.lengths, "shared_prefix(): lengths")
         require_lengths(lengths, "shared_prefix()", "lengths")
         object.__setattr__(

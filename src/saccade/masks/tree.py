@@ -11,7 +11,7 @@ from torch import Tensor
 from saccade.errors import ArgumentError
 from saccade.masks.base import Mask
 from saccade.masks.per_batch import at_batch, require_per_batch
-from saccade.masks.vector import integer_vector
+from saccade.masks.vector import integer_vector, kept
 
 __all__ = ["tree"]
 
@@ -60,9 +60,7 @@ class tree(Mask):
 
     def __post_init__(self) -> None:
         require_per_batch(self.context, "tree(): context", minimum=0)
-        # A tuple, so that the value hashes and the caller's list cannot change under it.
-        if not isinstance(self.parents, Tensor):
-            object.__setattr__(self, "parents", tuple(self.parents))
+        object.__setattr__(self, "parents", kept(self.parents, "tree(): parents"))
         vector = integer_vector(self.parents, "tree(): parents")
         enter, leave = _intervals(vector.tolist())
         object.__setattr__(self, "_enter", vector.new_tensor(enter))

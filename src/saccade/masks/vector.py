@@ -5,7 +5,9 @@ Owns how such a parameter is checked and made one tensor. It is read once, when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +15,25 @@ from torch import Tensor
 from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from saccade.mod_value import is_integral
 
-__all__ = ["integer_vector", "lengths_of_starts", "owner_of_each", "require_lengths"]
+__all__ = ["integer_vector", "kept", "lengths_of_starts", "owner_of_each", "require_lengths"]
+
+
+def kept(numbers: object, what: str) -> tuple[int, ...] | Tensor:
+    """The parameter as a mask holds it: a tensor as given, a list as a tuple, which hashes and cannot change."""
+    if isinstance(numbers, Tensor):
+        return numbers
+    if isinstance(numbers, Iterable) and not isinstance(numbers, str):
+        row: tuple[Any, ...] = tuple(numbers)
+        if all(isinstance(number, Real) for number in row):
+            return row
+    raise ArgumentTypeError(
+        f"{what} must be a list of ints or an integer tensor, got {type(numbers).__name__} {numbers!r}; "
+        "write one number as a list of one"
+    )
 
 
 def integer_vector(numbers: Sequence[int] | Tensor, what: str) -> Tensor:
     """[N] int64; `what` names the parameter: "document(): lengths"."""
-    given: object = numbers  # what a caller that is not type-checked may pass
-    if isinstance(given, str) or not isinstance(given, (Tensor, Sequence)):
-        raise ArgumentTypeError(
-            f"{what} must be a list of ints or an integer tensor, got {type(numbers).__name__} {numbers!r}; "
-            "write one number as a list of one"
-        )
     # The device is named because torch.set_default_device may have made another one the default.
     vector = numbers if isinstance(numbers, Tensor) else torch.tensor(numbers or (), device="cpu")
     if vector.numel() and not is_integral(vector):
