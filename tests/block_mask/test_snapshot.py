@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saccade import masks
-from saccade.block_mask import BlockMask, create_block_mask, host_array
+from saccade.block_mask import BlockMask, create_block_mask
 from saccade.block_mask.watching import watch
 from saccade.errors import ArgumentTypeError, StaleMaskError
 from saccade.ir.program import Program
@@ -215,16 +215,6 @@ def test_to_moves_captures_and_tensors() -> None:
     fresh.check_fresh()
     assert fresh.device.type == "meta"
     assert [one.device.type for one in fresh.program.captures] == ["meta"]  # type: ignore[attr-defined]
-
-
-def test_host_array() -> None:
-    learned = torch.tensor([1.0, 2.5], dtype=torch.bfloat16, device="cpu").requires_grad_()
-    assert host_array(learned).dtype == np.float32
-    assert host_array(learned).tolist() == [1.0, 2.5]
-    array = np.arange(3)
-    assert host_array(array) is array
-    shared = torch.zeros(2, device="cpu")
-    assert np.shares_memory(host_array(shared), shared.numpy())
 
 
 def test_equality_is_of_meaning() -> None:

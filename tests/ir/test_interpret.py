@@ -13,7 +13,7 @@ from saccade.errors import DivisionByZeroError, IndexOutOfRangeError, ProgramErr
 from saccade.ir import interpret as interpret_module
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, const, load, make, number, var
-from saccade.ir.interpret import Evaluated, evaluate, interpret
+from saccade.ir.interpret import Evaluated, evaluate, host_array, interpret
 from saccade.ir.ops import Op
 from saccade.ir.program import Program
 from saccade.ir.text import parse_structure
@@ -369,3 +369,13 @@ def test_all_at_once_is_one_by_one(case: Case):
         assert alone.is_poisoned == bool(faults[place])
         if not alone.is_poisoned:
             assert bool(alone.value) == value[place]
+
+
+def test_host_array() -> None:
+    learned = torch.tensor([1.0, 2.5], dtype=torch.bfloat16, device="cpu").requires_grad_()
+    assert host_array(learned).dtype == np.float32
+    assert host_array(learned).tolist() == [1.0, 2.5]
+    array = np.arange(3)
+    assert host_array(array) is array
+    shared = torch.zeros(2, device="cpu")
+    assert np.shares_memory(host_array(shared), shared.numpy())

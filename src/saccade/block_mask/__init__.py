@@ -7,7 +7,6 @@ means and `analysis` which blocks follow; it computes no attention and knows no 
 from saccade.block_mask.cached import create_block_mask_cached
 from saccade.block_mask.create import create_block_mask, create_mask
 from saccade.block_mask.mask import BlockMask
-from saccade.block_mask.snapshot import host_array
 from saccade.block_mask.tiles import TileRuns, key_tile_runs, tile_runs
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "create_block_mask",
     "create_block_mask_cached",
     "create_mask",
-    "host_array",
     "key_tile_runs",
     "tile_runs",
 ]

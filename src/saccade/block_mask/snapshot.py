@@ -17,6 +17,7 @@ from torch import Tensor
 from saccade.analysis.classify import classify
 from saccade.analysis.runs import Runs
 from saccade.errors import ModError
+from saccade.ir.interpret import host_array
 from saccade.ir.program import Array, Program
 from saccade.ir.structure import ModKind
 from saccade.mod_value import require_mod
@@ -24,29 +25,6 @@ from saccade.signatures import MaskMod
 from saccade.tracing import trace
 
 HostArray = npt.NDArray[Any]
-
-
-def host_array(tensor: Array) -> HostArray:
-    """Return a captured tensor as a numpy array, without its gradient.
-
-    Args:
-        tensor: A torch tensor on any device, or a numpy array.
-
-    Returns:
-        The values. A bfloat16 tensor comes as float32 (numpy has no bfloat16), every other as it is stored. A
-        tensor that already lies in host memory is not copied.
-
-    Example:
-        >>> host_array(torch.tensor([1.5, 2.5], dtype=torch.bfloat16))
-        array([1.5, 2.5], dtype=float32)
-    """
-    if not isinstance(tensor, Tensor):
-        return np.asarray(tensor)
-    host = tensor.detach().cpu()
-    if host.dtype is torch.bfloat16:
-        host = host.float()
-    array: HostArray = host.numpy()
-    return array
 
 
 def host_arrays(program: Program) -> tuple[HostArray, ...]:

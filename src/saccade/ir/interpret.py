@@ -84,7 +84,7 @@ def evaluate(
     given = {name: np.asarray(array) for name, array in variables.items()}
     bound = {k: np.asarray(array) for k, array in (axes or {}).items()}
     shape = np.broadcast_shapes(*(array.shape for array in (*given.values(), *bound.values())))
-    machine = _Machine(given, [_host(capture) for capture in captures], numbers, shape)
+    machine = _Machine(given, [host_array(capture) for capture in captures], numbers, shape)
     results: dict[Expr, _Result] = {}
     for node in walk(root) if bound else ():
         if node.op is Op.AXIS and node.attr in bound:
@@ -131,7 +131,7 @@ def interpret(
             f"a {structure.kind.value} program takes ({', '.join(parameters)}); "
             f"got {len(args)} arguments: pass each of them"
         )
-    variables = {name: np.asarray(_host(arg)) for name, arg in zip(parameters, args, strict=True)}
+    variables = {name: host_array(arg) for name, arg in zip(parameters, args, strict=True)}
     result = evaluate(structure.root, variables, captures, numbers)
     shape = np.broadcast_shapes(*(array.shape for array in variables.values()))
     if result.is_poisoned:
@@ -196,16 +196,29 @@ def poison_error(
     )
 
 
-_Result = tuple[Array, Array | None]  # value, poison
+def host_array(array: Any) -> Array:
+    """Return a captured array as numpy sees it, without its gradient.
 
+    Args:
+        array: A numpy array, a number, or a torch tensor on any device. A tensor is asked by its methods;
+            torch is not imported.
 
-def _host(capture: Any) -> Any:
-    """A captured array as numpy sees it; a torch tensor is asked by its methods, without importing torch."""
-    detach = getattr(capture, "detach", None)
+    Returns:
+        The values. A bfloat16 tensor comes as float32 (numpy has no bfloat16), every other as it is stored.
+        What lies in host memory already is not copied.
+
+    Example:
+        >>> host_array(np.arange(3))
+        array([0, 1, 2])
+    """
+    detach = getattr(array, "detach", None)
     if detach is None:
-        return np.asarray(capture)
+        return np.asarray(array)
     tensor = detach().cpu()
     return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
+
+
+_Result = tuple[Array, Array | None]  # value, poison
 
 
 def _first_poison(poisons: Sequence[Array | None]) -> Array | None:

@@ -19,7 +19,7 @@ __all__ = ["integer_vector", "kept", "lengths_of_starts", "owner_of_each", "requ
 
 
 def kept(numbers: object, what: str) -> tuple[int, ...] | Tensor:
-    """The parameter as a mask holds it: a tensor as given, a list as a tuple, which hashes and cannot change."""
+    """The parameter as a mask holds it: a tensor as given; a list as a tuple, which hashes and stays."""
     if isinstance(numbers, Tensor):
         return numbers
     if isinstance(numbers, Iterable) and not isinstance(numbers, str):
