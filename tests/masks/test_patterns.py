@@ -154,6 +154,19 @@ def test_a_node_sees_its_ancestors_and_itself(data, nodes, context):
     assert np.array_equal(shown(per_batch, nodes, nodes, batch=2)[1], expected)
 
 
+def test_keys_behind_a_tree_are_hidden_where_contexts_differ():
+    parents, contexts, keys = [-1, 0, 0, 2], [1, 3, 0], 8
+    expected = np.stack(
+        [defined(4, keys, lambda q, k, c=c: k < c or k - c in ancestors(parents, q)) for c in contexts]
+    )
+    mask = tree(parents, torch.tensor(contexts))
+    assert np.array_equal(shown(mask, 4, keys, batch=3), expected)
+    blocks = create_block_mask(mask, 3, 1, 4, keys, BLOCK_SIZE=2)
+    assert np.array_equal(blocks.to_bool()[:, 0].numpy(), expected)
+    one_cache = tree(parents, torch.tensor(3))
+    assert np.array_equal(shown(one_cache, 4, keys), expected[1])
+
+
 @given(few, sizes)
 def test_continuations_share_their_prefix(prefix, sizes):
     owner = np.repeat(np.arange(-1, len(sizes)), [prefix, *sizes])

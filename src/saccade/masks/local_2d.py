@@ -25,6 +25,9 @@ class local_2d(Mask):
     are kept (`natten` moves it instead). It looks ahead in token order. Tokens are in row-major order:
     token = row · width + column. Stand-alone self attention (SASA, arXiv 1906.05909) is of this form.
 
+    The canvas is the whole sequence: queries and keys are as many as it has positions; what the mask says
+    of others means nothing.
+
     Args:
         canvas: (height, width) of the image.
         window: Farthest distance along each axis, 0 or more, as (rows, columns); an int stands for both.

@@ -32,6 +32,9 @@ class natten(Mask):
 
     As in the NATTEN library (arXiv 2204.07143; with dilation, arXiv 2209.15001).
 
+    The canvas is the whole sequence: queries and keys are as many as it has positions; what the mask says
+    of others means nothing.
+
     Args:
         canvas: Size of each axis, 1 to 3 of them, as (height, width); an int for one axis.
         kernel: Keys kept along each axis; an int stands for every axis.

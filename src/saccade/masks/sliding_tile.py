@@ -29,6 +29,9 @@ class sliding_tile(Mask):
     `token_order(canvas, "tiled", tile)` brings them: a tile is then a run of tokens, and where it has as many
     as a block of a BlockMask (128) no block is half visible. Sliding tile attention (STA, arXiv 2502.04507).
 
+    The canvas is the whole sequence: queries and keys are as many as it has positions; what the mask says
+    of others means nothing.
+
     Args:
         canvas: Size of each axis, 1 to 3 of them, as (frames, height, width); an int for one axis.
         tile: Size of a tile along each axis, which must divide the canvas; an int stands for every axis.

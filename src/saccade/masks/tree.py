@@ -32,7 +32,8 @@ class tree(Mask):
             on the CPU.
         context: Keys before the tree, which every node sees: an int, 0 or more, or an integer tensor `[B]`
             (one for each batch entry) or `[]`, which is read when the mask is used. The length of a cache is
-            a typical one.
+            a typical one. Since lengths then differ, keys behind the tree are hidden; behind an int `context`
+            there should be none, and they are refused.
 
     Raises:
         ArgumentError: A parent is less than -1, or not before its child; an int `context` is negative.
@@ -70,8 +71,14 @@ class tree(Mask):
         context = at_batch(self.context, b)
         node = (kv_idx - context).clamp(min=0)  # a key of the context reads node 0, and is seen anyway
         number = self._enter[q_idx]
-        on_path = (self._enter[node] <= number) & (number < self._leave[node])
-        return (kv_idx < context) | on_path
+        if not isinstance(self.context, Tensor):
+            return (kv_idx < context) | self._on_path(node, number)
+        last = self._enter.numel() - 1
+        return (kv_idx < context) | ((kv_idx - context <= last) & self._on_path(node.clamp(max=last), number))
+
+    def _on_path(self, node: Tensor, number: Tensor) -> Tensor:
+        """Whether a node is the one of that depth-first number, or above it."""
+        return (self._enter[node] <= number) & (number < self._leave[node])
 
 
 def _intervals(parents: list[int]) -> tuple[list[int], list[int]]:
