@@ -50,6 +50,37 @@ def without_gradient(score, b, h, q_idx, kv_idx):
     return Blind.apply(score) if isinstance(score, torch.Tensor) else 2 * score
 
 
+class Steeper(torch.autograd.Function):
+    """Twice the derivative of its values."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(score):
+        return torch.tanh(score)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (tanh,) = ctx.saved_tensors
+        return 2 * grad * (1 - tanh * tanh)
+
+
+def of_another_slope(score, b, h, q_idx, kv_idx):
+    return 5 * Steeper.apply(score / 5)
+
+
+def with_a_jump(score, b, h, q_idx, kv_idx):
+    return torch.where(score > 0.25, score + 1.0, score)
+
+
+def in_float32(score, b, h, q_idx, kv_idx):
+    return torch.sin(score.to(torch.float32))
+
+
 def checked(mod, backends=("eager",), **options):
     return verify_mod(mod, shapes=SMALL, backends=backends, **options)
 
@@ -75,6 +106,16 @@ class TestWhatIsRight:
         for check in found.checks:
             assert {part.name for part in check.gradients} == {"query", "key", "value", "TABLE", "SLOPE"}
             assert check.is_right
+
+    def test_a_derivative_that_is_not_the_slope_is_remarked_on_and_followed(self) -> None:
+        found = checked(of_another_slope)
+        assert found.passed
+        (remark,) = found.remarks
+        assert remark.startswith("the function's own derivative is not the slope of its values")
+
+    @pytest.mark.parametrize("mod", [softcap(2.0, approximate=True), with_a_jump, in_float32, rows_alone])
+    def test_jumps_rounding_and_approximations_are_not_remarked_on(self, mod) -> None:
+        assert verify_mod(mod, backends=["eager"]).remarks == ()
 
     def test_rows_that_see_nothing(self) -> None:
         assert checked(rows_alone).passed

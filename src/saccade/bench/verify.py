@@ -35,6 +35,8 @@ _HEAD_DIM, _VALUE_DIM = 16, 8
 _BLOCK = 8  # small, so that small shapes have blocks of every kind
 # Times the error of plain float32 attention that a backend's may have; the maximum of few numbers varies.
 _ROUNDING = 8
+_STEPS = (1e-3, 1e-6)  # the long one outlives rounding to float32 in a mod, the short one meets few jumps
+_SLOPE_ERROR = 0.01  # of a derivative, relative; an approximation may have one of its own
 _TOLD = 300  # characters of an error that are shown
 
 
@@ -136,6 +138,8 @@ class Verification:
         kind: Whether it is a mask_mod or a score_mod.
         checks: One for each backend and shape.
         remarks: What could not be checked, and why: the function itself fails at a shape, or has no gradient.
+            Also that a score_mod's own derivative is not the slope of its values, as in a straight-through
+            estimator: backends follow it, so no check fails by it.
     """
 
     kind: ModKind
@@ -266,7 +270,33 @@ def _consult_oracle(
             exact, rough = attend(torch.float64), attend(torch.float32)
         return _Truth(inputs, visible, exact, _bound(rough, exact), weight, {}, (), ()), remark
     bounds = tuple(_bound(one, true) for one, true in zip(plain, slopes, strict=True))
-    return _Truth(inputs, visible, exact.detach(), _bound(rough, exact), weight, leaves, slopes, bounds), ""
+
+    def total_at(moved: Tensor) -> Tensor:
+        out = pairwise_attention(moved, key, value, visible=visible, score_mod=score, dtype=torch.float64)
+        return (out * weight).sum()
+
+    remark = ""
+    if score is not None and not _is_slope(total_at, query, slopes[0]):
+        remark = (
+            "the function's own derivative is not the slope of its values; backends are held to what it says"
+        )
+    return _Truth(
+        inputs, visible, exact.detach(), _bound(rough, exact), weight, leaves, slopes, bounds
+    ), remark
+
+
+@torch.no_grad()
+def _is_slope(total_at: Callable[[Tensor], Tensor], query: Tensor, slope: Tensor) -> bool:
+    """Whether a gradient tells how the total rises in one direction, by differences over some step."""
+    generator = torch.Generator().manual_seed(query.numel())
+    direction = torch.randn(query.shape, generator=generator, dtype=torch.float64).to(query.device)
+    terms = slope.double() * direction
+    for step in _STEPS:
+        ahead, behind = (total_at(query.double() + sign * step * direction) for sign in (1, -1))
+        # Beside the terms' norm, because their sum may be near 0 by chance.
+        if not abs((ahead - behind) / (2 * step) - terms.sum()) > _SLOPE_ERROR * terms.norm():
+            return True
+    return False
 
 
 def _check_blocks(shape: Shape, mask: MaskMod, visible: Tensor) -> Check:
