@@ -8,7 +8,7 @@ import torch
 from pairwise import all_pairs, check
 from saccade.ir.structure import ModKind
 
-masking_utils = pytest.importorskip("transformers.masking_utils")
+masking_utils = pytest.importorskip("transformers.masking_utils", reason="transformers is missing")
 
 KEEP = torch.tensor([[True, True, True, False, False], [True] * 5])
 POSITIONS = torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
