@@ -8,7 +8,7 @@ import pytest
 
 from saccade import settings
 from saccade.errors import SettingError
-from saccade.settings import EAGER_LIMIT
+from saccade.settings import CPU_ISA, EAGER_LIMIT
 
 
 def test_an_unset_or_empty_variable_gives_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,18 +38,30 @@ def test_a_bad_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: s
 
 def test_the_report_shows_values_and_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(EAGER_LIMIT.name, raising=False)
-    (row,) = settings.report()
+    row, _ = settings.report()
     assert (row.name, row.value, row.is_default, row.problem) == (EAGER_LIMIT.name, "16777216", True, None)
 
     monkeypatch.setenv(EAGER_LIMIT.name, "4096")
-    (row,) = settings.report()
+    row, _ = settings.report()
     assert (row.value, row.is_default, row.problem) == ("4096", False, None)
 
     monkeypatch.setenv(EAGER_LIMIT.name, "many")
-    (row,) = settings.report()
+    row, _ = settings.report()
     assert (row.value, row.is_default) == ("many", False)
     assert row.problem is not None
     assert row.problem.startswith("SACCADE_EAGER_LIMIT must be an integer of 0 or more")
+
+
+def test_a_setting_of_names_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CPU_ISA.name, "avx2")
+    assert CPU_ISA.read() == "avx2"
+    monkeypatch.setenv(CPU_ISA.name, "sse9")
+    expected = (
+        "SACCADE_CPU_ISA must be one of best, avx512_bf16, avx512, avx2, baseline, "
+        "but SACCADE_CPU_ISA='sse9'; correct it, or unset it for the default 'best'."
+    )
+    with pytest.raises(SettingError, match=re.escape(expected)):
+        CPU_ISA.read()
 
 
 def test_every_setting_is_named_and_explained() -> None:

@@ -5,7 +5,16 @@ functions; Saccade reads them, works out which blocks of the score matrix matter
 element, and computes attention over what remains. This module holds public names and nothing else.
 """
 
-from saccade.attention import AuxOutput, AuxRequest, FlexKernelOptions, explain, flex_attention
+from saccade.attention import (
+    AuxOutput,
+    AuxRequest,
+    FlexKernelOptions,
+    Replaced,
+    explain,
+    flex_attention,
+    replace_sdpa,
+    scaled_dot_product_attention,
+)
 from saccade.block_mask import BlockMask, create_block_mask, create_block_mask_cached, create_mask
 from saccade.block_mask.create import _DEFAULT_SPARSE_BLOCK_SIZE as _DEFAULT_SPARSE_BLOCK_SIZE
 from saccade.errors import (
@@ -13,6 +22,7 @@ from saccade.errors import (
     ArgumentTypeError,
     BackendError,
     CheckError,
+    CompilationError,
     ControlFlowError,
     DivisionByZeroError,
     DTypeError,
@@ -21,6 +31,7 @@ from saccade.errors import (
     MaskMismatchError,
     MissingPackageError,
     ModError,
+    OperandError,
     ProgramError,
     SaccadeError,
     SettingError,
@@ -92,6 +103,7 @@ __all__ = [
     "BackendError",
     "BlockMask",
     "CheckError",
+    "CompilationError",
     "ControlFlowError",
     "DTypeError",
     "DivisionByZeroError",
@@ -105,8 +117,10 @@ __all__ = [
     "MissingPackageError",
     "Mod",
     "ModError",
+    "OperandError",
     "Program",
     "ProgramError",
+    "Replaced",
     "SaccadeError",
     "Score",
     "ScoreMod",
@@ -153,6 +167,8 @@ __all__ = [
     "random_blocks",
     "register_rule",
     "relative_bias",
+    "replace_sdpa",
+    "scaled_dot_product_attention",
     "shared_prefix",
     "shift",
     "sliding_tile",

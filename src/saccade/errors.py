@@ -7,7 +7,8 @@ written for either keeps working:
     ├── ArgumentError              ValueError           an argument has a value that cannot be used
     │   ├── ShapeError             ValueError           a shape does not fit the others
     │   ├── DTypeError             ValueError           a dtype does not fit the others
-    │   └── MaskAxisError          ValueError           a mask reads b or h on an axis it was built without
+    │   ├── MaskAxisError          ValueError           a mask reads b or h on an axis it was built without
+    │   └── OperandError           + RuntimeError       arguments of scaled_dot_product_attention clash
     ├── ArgumentTypeError          TypeError            an argument is the wrong kind of object
     │   └── ModError               + RuntimeError       what was given as a mod is none
     ├── SettingError               ValueError           an environment variable holds a bad value
@@ -20,6 +21,7 @@ written for either keeps working:
     ├── StaleMaskError             RuntimeError         a tensor changed after the mask was made from it
     ├── MaskMismatchError          AssertionError       two masks that should be the same differ
     ├── CheckError                 AssertionError       a benchmark found a wrong result, and timed nothing
+    ├── CompilationError           RuntimeError         LLVM refused a kernel that Saccade wrote
     ├── MissingPackageError        ImportError          an optional package is not installed
     └── UnsupportedError           NotImplementedError  the request is valid, and not offered
         └── BackendError           NotImplementedError  no backend, or not the one named, accepts the call
@@ -37,6 +39,7 @@ __all__ = [
     "ArgumentTypeError",
     "BackendError",
     "CheckError",
+    "CompilationError",
     "ControlFlowError",
     "DTypeError",
     "DivisionByZeroError",
@@ -45,6 +48,7 @@ __all__ = [
     "MaskMismatchError",
     "MissingPackageError",
     "ModError",
+    "OperandError",
     "ProgramError",
     "SaccadeError",
     "SettingError",
@@ -86,6 +90,14 @@ class MaskAxisError(ArgumentError):
 
     Raised when a mod reads `b` with `B=None` (or `h` with `H=None`), and when a mask of one batch that reads
     `b` meets a larger batch. Build the mask with the B and H of the tensors it is used with.
+    """
+
+
+class OperandError(ArgumentError, RuntimeError):
+    """The arguments of `scaled_dot_product_attention` do not fit each other, or one cannot be used.
+
+    It is a RuntimeError too because torch's function of that name raises that. The message gives the shapes,
+    dtypes or values that clash.
     """
 
 
@@ -176,6 +188,14 @@ class CheckError(SaccadeError, AssertionError):
     """A benchmark checked a result before timing it, and it was wrong.
 
     That is a fault of Saccade worth reporting: the message names the case and the difference.
+    """
+
+
+class CompilationError(SaccadeError, RuntimeError):
+    """LLVM refused a kernel that Saccade wrote.
+
+    That is a fault of Saccade worth reporting: the message names the kernel and LLVM's complaint. The text of
+    the kernel goes to the logger `saccade` at DEBUG. Another backend may take the call meanwhile.
     """
 
 

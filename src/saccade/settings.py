@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 
 from saccade.errors import SettingError
 
-__all__ = ["EAGER_LIMIT", "SETTINGS", "Setting", "SettingReport", "report"]
+__all__ = ["BEST_ISA", "CPU_ISA", "EAGER_LIMIT", "SETTINGS", "Setting", "SettingReport", "report"]
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)  # a setting is read, never assigned
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def report() -> tuple[SettingReport, ...]:
 
     Example:
         >>> [row.name for row in report()]
-        ['SACCADE_EAGER_LIMIT']
+        ['SACCADE_EAGER_LIMIT', 'SACCADE_CPU_ISA']
     """
     return tuple(_report_one(setting) for setting in SETTINGS)
 
 
-def _report_one(setting: Setting[int]) -> SettingReport:
+def _report_one(setting: Setting[object]) -> SettingReport:
     try:
         value = setting.read()
     except SettingError as fault:
@@ -103,5 +103,25 @@ EAGER_LIMIT = Setting(
     "which holds them all in memory.",
 )
 
-SETTINGS: tuple[Setting[int], ...] = (EAGER_LIMIT,)
+BEST_ISA = "best"
+"""The value of `CPU_ISA` that leaves the choice to the processor."""
+
+_ISA_NAMES = (BEST_ISA, "avx512_bf16", "avx512", "avx2", "baseline")
+
+
+def _isa_name(text: str) -> str:
+    if text not in _ISA_NAMES:
+        raise ValueError(f"{text} is no instruction set")
+    return text
+
+
+CPU_ISA = Setting(
+    name="SACCADE_CPU_ISA",
+    default=BEST_ISA,
+    parse=_isa_name,
+    accepts=f"one of {', '.join(_ISA_NAMES)}",
+    meaning="The instruction set that CPU kernels are compiled for; 'best' is the best that the host runs.",
+)
+
+SETTINGS: tuple[Setting[object], ...] = (EAGER_LIMIT, CPU_ISA)
 """Every setting there is, in the order they are listed to people."""

@@ -18,10 +18,12 @@ from saccade.backends.registry import candidates
 from saccade.bench.machine import Machine, describe_machine, find_compiler
 from saccade.bench.selftest import SelftestCase, SelftestResult, run_selftest, selftest_cases
 from saccade.cli import quantities
+from saccade.errors import SettingError
 from saccade.ir.dtype import DType
 from saccade.masks import sliding_window
 from saccade.planner import reasons_against
 from saccade.problem import AttentionProblem, BlockFacts, ModFacts
+from saccade.runtime.host import host_isa, this_host
 from saccade.scores import softcap
 from saccade.signatures import Mod
 from saccade.tracing import trace
@@ -119,8 +121,7 @@ def findings(machine: Machine) -> list[Finding]:
         found.append(
             Finding(True, f"A C++ compiler is at {compiler}; torch.compile can use it, Saccade needs none.")
         )
-    found += [Finding(False, report.problem) for report in settings.report() if report.problem is not None]
-    return found
+    return found + [Finding(False, problem) for problem in _problems_of_settings()]
 
 
 def facts(machine: Machine) -> list[tuple[str, str]]:
@@ -135,6 +136,7 @@ def facts(machine: Machine) -> list[tuple[str, str]]:
             f"{machine.cores} usable, torch works with {quantities.counted(machine.threads, 'thread')}",
         ),
         ("memory", quantities.memory(machine.memory_bytes)),
+        ("CPU kernels", _kernels()),
         ("accelerator", machine.accelerator or "none"),
         ("C++ compiler", find_compiler() or "none"),
     ]
@@ -148,6 +150,22 @@ def facts(machine: Machine) -> list[tuple[str, str]]:
         for report in settings.report()
     ]
     return versions + hardware + backends + given
+
+
+def _problems_of_settings() -> list[str]:
+    """What is wrong with settings, each problem once: by themselves, or on this processor."""
+    problems = [report.problem for report in settings.report() if report.problem is not None]
+    if this_host().isas:
+        try:
+            host_isa()
+        except SettingError as fault:
+            problems.append(str(fault))
+    return list(dict.fromkeys(problems))
+
+
+def _kernels() -> str:
+    """What kernels can be compiled for here, the best first."""
+    return " ".join(this_host().isas) or "none for this architecture"
 
 
 def _device(machine: Machine) -> str:
