@@ -131,7 +131,11 @@ def _row_of(path: str, rows: list[Row]) -> Row | None:
 
 def misplaced_modules(rows: list[Row], sources: Sources) -> list[str]:
     """Files without a row, rows without a file, floors out of order."""
-    complaints = [f"{path}: has no row in the layer table" for path in sources if not _row_of(path, rows)]
+    complaints = [
+        f"{path}: has no row in the layer table"
+        for path, source in sources.items()
+        if not _row_of(path, rows) and not _is_landing(path, source, rows)
+    ]
     for row in rows:
         exists = any(row.holds(path) for path in sources)
         if row.state not in ("built", "planned"):
@@ -146,6 +150,13 @@ def misplaced_modules(rows: list[Row], sources: Sources) -> list[str]:
     if order != sorted(order) or [floor for _, floor in order] != sorted(floor for _, floor in order):
         complaints.append("the rows are not in the order of layers and floors")
     return complaints
+
+
+def _is_landing(path: str, source: str, rows: list[Row]) -> bool:
+    """Whether a file only makes a package of a directory whose own directories have the rows."""
+    directory = path.removesuffix("__init__.py")
+    has_rooms = directory.endswith("/") and any(row.module.startswith(directory) for row in rows)
+    return has_rooms and all(isinstance(node, ast.Expr) for node in ast.parse(source).body)
 
 
 def upward_imports(rows: list[Row], sources: Sources) -> list[str]:

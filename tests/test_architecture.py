@@ -136,6 +136,15 @@ def test_a_reason_excuses_only_what_the_type_checker_sees() -> None:
     assert layering.upward_imports(HOUSE, changed(ir__expr=in_the_else))
 
 
+def test_a_file_that_only_makes_a_package_of_its_rooms_needs_no_row() -> None:
+    rooms = [*HOUSE, Row("uses", 9, "codegen/cpu/", "built", "")]
+    sources = {**SOUND, "codegen/__init__.py": '"""Two rooms."""', "codegen/cpu/emit.py": ""}
+    assert layering.misplaced_modules(rooms, sources) == []
+    furnished = {**sources, "codegen/__init__.py": "x = 1"}
+    complaint = "codegen/__init__.py: has no row in the layer table"
+    assert layering.misplaced_modules(rooms, furnished) == [complaint]
+
+
 @pytest.mark.parametrize(
     ("rows", "sources", "complaint"),
     [

@@ -23,8 +23,8 @@ ROUNDS = 7
 
 Words = npt.NDArray[np.uint64]  # each element below 2**32
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, as fractions of 2**32
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, as fractions of 2**32
 _LOW = np.uint64(0xFFFFFFFF)
 _WORD = np.uint64(32)
 _RESOLUTION = 65536
@@ -48,14 +48,14 @@ def philox4x32(counter: Sequence[Words], key: tuple[int, int], rounds: int = ROU
     """
     x0, x1, x2, x3 = np.broadcast_arrays(*counter)
     k0, k1 = key
-    first, second = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
+    first, second = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
     for _ in range(rounds):
         product0, product1 = x0 * first, x2 * second
         x0 = (product1 >> _WORD) ^ x1 ^ np.uint64(k0)
         x2 = (product0 >> _WORD) ^ x3 ^ np.uint64(k1)
         x1, x3 = product1 & _LOW, product0 & _LOW
-        k0 = (k0 + _KEY_STEPS[0]) % 2**32
-        k1 = (k1 + _KEY_STEPS[1]) % 2**32
+        k0 = (k0 + KEY_STEPS[0]) % 2**32
+        k1 = (k1 + KEY_STEPS[1]) % 2**32
     return np.stack([x0, x1, x2, x3])
 
 

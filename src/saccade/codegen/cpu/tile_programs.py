@@ -1,0 +1,191 @@
+"""The programs of a kernel on its tiles: masks narrow the visible lanes, the score mod changes scores.
+
+Owns the order in which a kernel's programs are asked about a vector of pairs, and their tables in scratch
+memory. Poison counts where it decides: of the block mask's program at a pair in range of a PARTIAL block that
+the mask_mod does not hide, of the mask_mod where the block mask shows, of the score mod at a visible pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from saccade.codegen.cpu.argument_reader import Arguments
+from saccade.codegen.cpu.arguments import Which, programs
+from saccade.codegen.cpu.emitter import Emitter, Value
+from saccade.codegen.cpu.program.code import ProgramCode
+from saccade.codegen.cpu.program.facts import ProgramFacts
+from saccade.codegen.cpu.program.poison import report_poison
+from saccade.codegen.cpu.rows import OnVector
+from saccade.codegen.cpu.spec import KernelSpec
+
+__all__ = ["PairPlaces", "TilePrograms"]
+
+_MASKS = (Which.MASK, Which.MASK_MOD)
+
+
+@final
+@dataclass(frozen=True)
+class PairPlaces:
+    """Where the pairs of a tile are, for programs and for reports.
+
+    Attributes:
+        b: int64, the batch.
+        of_row: From a row of the tile to its query head and query, int64 each.
+        row: From a row of the tile to one that the programs' tables hold: padding stands for the last row.
+        first_key: int64, the key of column 0.
+    """
+
+    b: Value
+    of_row: Callable[[Value], tuple[Value, Value]]
+    row: Callable[[Value], Value]
+    first_key: Value
+
+
+@final
+class TilePrograms:
+    """The programs of one kernel.
+
+    Args:
+        e: The function under construction.
+        spec: The kernel.
+        arguments: Its arguments.
+        row_variables: The index variables that vary from row to row.
+    """
+
+    def __init__(
+        self, e: Emitter, spec: KernelSpec, arguments: Arguments, row_variables: tuple[str, ...] = ("q_idx",)
+    ) -> None:
+        self._e = e
+        self._arguments = arguments
+        facts = {Which.MASK: spec.mask, Which.MASK_MOD: spec.mask_mod, Which.SCORE: spec.score}
+        self._codes = {
+            which: ProgramCode(
+                e,
+                which,
+                structure,
+                facts[which] or ProgramFacts(),
+                arguments,
+                rows=spec.rows,
+                keys=spec.keys,
+                row_variables=row_variables,
+            )
+            for which, structure in programs(spec.key).items()
+        }
+        self._tables: Mapping[str, Value] = {}
+
+    @property
+    def table_bytes(self) -> dict[str, int]:
+        """The tables that must be in scratch memory, by name."""
+        sizes: dict[str, int] = {}
+        for which, code in self._codes.items():
+            sizes[f"{which.name} rows"] = code.row_bytes
+            sizes[f"{which.name} columns"] = code.column_bytes
+        return sizes
+
+    @property
+    def has_score(self) -> bool:
+        """Whether scores are changed."""
+        return Which.SCORE in self._codes
+
+    @property
+    def has_mask_mod(self) -> bool:
+        """Whether every pair must be asked about."""
+        return Which.MASK_MOD in self._codes
+
+    def begin_item(
+        self,
+        memory: Mapping[str, Value],
+        variables: Mapping[str, Value],
+        rows: Value,
+        indices: Callable[[Value], dict[str, Value]],
+    ) -> None:
+        """Evaluate what does not depend on the key.
+
+        Args:
+            memory: Addresses by name, those of the tables among them.
+            variables: Index variables that are the same for all rows, int64.
+            rows: int64, how many rows there are.
+            indices: As `ProgramCode.fill_rows` asks for.
+        """
+        self._tables = memory
+        for which, code in self._codes.items():
+            code.begin_item(variables)
+            code.fill_rows(memory[f"{which.name} rows"], rows, indices)
+
+    def begin_tile(self, first_key: Value, plain: Value | None = None) -> None:
+        """Evaluate what depends on the key alone, for a key tile; masks not where it is `plain` (BOOL)."""
+        self._fill_columns(Which.SCORE, first_key)
+        if any(which in self._codes for which in _MASKS):
+            if plain is None:
+                self._fill_masks(first_key)
+            else:
+                with self._e.when(self._e.builder.not_(plain)):
+                    self._fill_masks(first_key)
+
+    def mask_of_row(self, places: PairPlaces, row: Value, partial: Value | None) -> OnVector:
+        """Return what leaves of lanes in range the visible ones.
+
+        Args:
+            places: Where the pairs are.
+            row: int64, within the tile.
+            partial: BOOL, whether the block mask's program is to be asked; None: it is.
+        """
+        e = self._e
+        rows = {which: self._codes[which].row(places.row(row)) for which in _MASKS if which in self._codes}
+
+        def visible(lanes: Value, column: Value) -> Value:
+            mod = None
+            if Which.MASK_MOD in rows:
+                mod = self._codes[Which.MASK_MOD].pair(
+                    rows[Which.MASK_MOD], column, places.first_key, inside=lanes
+                )
+                shown = mod.value if mod.poison is None else e.builder.or_(mod.value, mod.poison)
+                lanes = e.builder.and_(lanes, shown)
+            if Which.MASK in rows:
+                held = lanes
+
+                def asked() -> Value:
+                    mask = self._codes[Which.MASK].pair(
+                        rows[Which.MASK], column, places.first_key, inside=held
+                    )
+                    self._report(Which.MASK, mask.poison, places, row, column)
+                    return e.builder.and_(held, mask.value)
+
+                lanes = asked() if partial is None else e.either(partial, asked, lambda: held)
+            if mod is not None and mod.poison is not None:
+                self._report(Which.MASK_MOD, e.builder.and_(lanes, mod.poison), places, row, column)
+            return lanes
+
+        return visible
+
+    def score_of_row(self, places: PairPlaces, row: Value) -> Callable[[Value, Value, Value | None], Value]:
+        """Return what turns scores at a column into changed ones, in the lanes given or in all."""
+        code = self._codes[Which.SCORE]
+        table_row = code.row(places.row(row))
+
+        def changed(score: Value, column: Value, lanes: Value | None) -> Value:
+            result = code.pair(table_row, column, places.first_key, score=score, inside=lanes)
+            self._report(Which.SCORE, result.poison, places, row, column)
+            return result.value
+
+        return changed
+
+    def _report(
+        self, which: Which, poison: Value | None, places: PairPlaces, row: Value, column: Value
+    ) -> None:
+        if poison is not None:
+            e, state = self._e, self._arguments.pointer("state")
+            h, q = places.of_row(places.row(row))
+            key = e.builder.add(places.first_key, column)
+            report_poison(e, state, which, poison, places.b, h, q, key)
+
+    def _fill_masks(self, first_key: Value) -> None:
+        for which in _MASKS:
+            self._fill_columns(which, first_key)
+
+    def _fill_columns(self, which: Which, first_key: Value) -> None:
+        if which in self._codes:
+            table = self._tables[f"{which.name} columns"]
+            self._codes[which].fill_columns(table, first_key, self._arguments.get("kv_len"))
