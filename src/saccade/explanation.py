@@ -10,7 +10,7 @@ from typing import final
 
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands
-from saccade.backends.registry import candidates
+from saccade.backends.registry import candidates, load
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.errors import BackendError
 from saccade.ir.program import Program, conjunction
@@ -29,7 +29,7 @@ class Explanation:
     Attributes:
         problem: The facts of the call.
         backend: Who would run it; None where every candidate refuses.
-        schedule: The hints it would get.
+        schedule: How it would be run: the hints, completed by the backend.
         reasons: Every backend's reasons not to, in the order `auto` asks; empty for those that could.
         score: The traced score_mod; None where scores are unchanged.
         mask: The traced mask, block_mask and mask_mod together; None where nothing is hidden.
@@ -72,7 +72,7 @@ class Explanation:
             lines += [f"blocks: {self.blocks!r}", _indented(self.blocks.to_string(limit=1).strip("\n"))]
         work = self._work()
         lines += [work] if work else []
-        lines += [f"backend: {self.backend or 'none takes this call'}", *self._candidates()]
+        lines += [f"backend: {self.backend or 'none takes this call'}{self._settings()}", *self._candidates()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -89,7 +89,8 @@ class Explanation:
             f"<tr><td>{escape(name)}</td><td>{verdict}</td><td>{'<br>'.join(map(escape, reasons))}</td></tr>"
             for name, verdict, reasons in self._verdicts()
         )
-        parts.append(f"<p>backend: <b>{escape(self.backend or 'none takes this call')}</b></p>")
+        backend = escape(self.backend or "none takes this call")
+        parts.append(f"<p>backend: <b>{backend}</b>{escape(self._settings())}</p>")
         parts.append(f'<table style="text-align:left">{rows}</table>')
         return f'<div style="font-family:sans-serif;font-size:90%">{"".join(parts)}</div>'
 
@@ -98,6 +99,13 @@ class Explanation:
         if density is None or work is None:
             return ""
         return f"visible pairs: {density:.1%}; blocks to compute: {work:.1%}, saved: {1 - work:.1%}"
+
+    def _settings(self) -> str:
+        """What is known of how the backend would run, as an apposition to its name."""
+        schedule = self.schedule
+        known = {name: value for name, value in vars(schedule).items() if value not in (None, ())}
+        known.update(known.pop("engine_options", ()))
+        return "".join(f", {name} {value}" for name, value in known.items())
 
     def _shapes(self) -> str:
         p = self.problem
@@ -141,8 +149,9 @@ def explain_problem(
         The explanation; a refusal by every candidate is one too.
     """
     by_name = backend != AUTO
+    hints = schedule or Schedule()
     try:
-        chosen = plan(problem, backend, schedule).backend
+        chosen = plan(problem, backend, hints).backend
     except BackendError:
         chosen = None
     reasons = {
@@ -152,7 +161,7 @@ def explain_problem(
     return Explanation(
         problem=problem,
         backend=chosen,
-        schedule=schedule or Schedule(),
+        schedule=hints if chosen is None else load(chosen).schedule(problem, hints),
         reasons=MappingProxyType(reasons),
         score=operands.score,
         mask=_joint_mask(operands),

@@ -24,6 +24,9 @@ __all__ = ["AUTO", "Plan", "backend_names", "plan", "reasons_against"]
 
 AUTO = "auto"
 
+_NO_HINTS = Schedule()
+_NAMES = tuple(entry.name for entry in ENTRIES)
+
 _log = logging.getLogger("saccade")
 
 
@@ -68,17 +71,17 @@ def plan(problem: AttentionProblem, backend: str = AUTO, schedule: Schedule | No
         >>> from saccade.ir.dtype import DType
         >>> problem = AttentionProblem("cpu", DType.FLOAT32, 1, 1, 4, 4, 64, 64, 32, 32, scale=0.2)
         >>> plan(problem).backend
-        'sdpa'
+        'cpu'
     """
-    if backend not in (AUTO, *backend_names()):
-        known = ", ".join(map(repr, (AUTO, *backend_names())))
+    if backend != AUTO and backend not in _NAMES:
+        known = ", ".join(map(repr, (AUTO, *_NAMES)))
         raise ArgumentError(f"backend must be one of {known}, got backend={backend!r}")
     names = candidates(problem.device) if backend == AUTO else (backend,)
     refusals: dict[str, tuple[str, ...]] = {}
     for name in names:
         reasons = reasons_against(problem, name, asked_by_name=backend != AUTO)
         if not reasons:
-            chosen = Plan(problem, name, schedule or Schedule(), MappingProxyType(refusals))
+            chosen = Plan(problem, name, schedule or _NO_HINTS, MappingProxyType(refusals))
             _log.debug(
                 "%s runs %s with %s; refused by %s", name, problem, chosen.schedule, refusals or "none"
             )
@@ -104,7 +107,7 @@ def backend_names() -> tuple[str, ...]:
         >>> "eager" in backend_names()
         True
     """
-    return tuple(entry.name for entry in ENTRIES)
+    return _NAMES
 
 
 def reasons_against(problem: AttentionProblem, name: str, *, asked_by_name: bool) -> list[str]:
@@ -113,10 +116,14 @@ def reasons_against(problem: AttentionProblem, name: str, *, asked_by_name: bool
     Args:
         problem: What is asked.
         name: The backend's name.
-        asked_by_name: Whether the user named it; otherwise the limits of `auto` count too.
+        asked_by_name: Whether the user named it; otherwise its drawbacks and the limits of `auto` count too.
     """
-    reasons = load(name).unsupported_reasons(problem)
-    if name == "eager" and not asked_by_name and not problem.outputs.weights:
+    backend = load(name)
+    reasons = backend.unsupported_reasons(problem)
+    if asked_by_name:
+        return reasons
+    reasons += backend.drawbacks(problem)
+    if name == "eager" and not problem.outputs.weights:
         limit = EAGER_LIMIT.read()
         if problem.scores > limit:
             reasons.append(

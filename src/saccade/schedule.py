@@ -26,7 +26,8 @@ class Schedule:
         backward_dq_kv_tile: Keys of such a tile.
         num_warps: Warps of a GPU thread block.
         num_stages: Stages of a GPU software pipeline.
-        engine_options: Options that only one engine understands, as they were given: name, value.
+        engine_options: Options that only one engine understands, as they were given; in a schedule that an
+            engine completed, also what else it chose: name, value.
 
     Example:
         >>> Schedule(q_tile=64)

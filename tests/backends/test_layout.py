@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from saccade.backends.layout import like_query
+from saccade.backends.layout import like_query, strides_like
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
@@ -34,3 +36,16 @@ def test_a_query_whose_last_dimension_is_not_innermost() -> None:
 def test_dimensions_that_a_query_repeats_keep_their_order() -> None:
     query = torch.empty(8).expand(2, 3, 4, 8)
     assert like_query(torch.randn(2, 3, 4, 5), query).is_contiguous()
+
+
+@given(
+    st.tuples(*[st.sampled_from([0, 1, 2, 3])] * 3, st.sampled_from([1, 5])),
+    st.permutations(range(3)),
+    st.sampled_from([1, 2]),
+)
+def test_the_strides_are_known_beforehand(shape: tuple[int, ...], order: list[int], step: int) -> None:
+    memory = [shape[dim] * step for dim in order]
+    back = [order.index(dim) for dim in range(3)]
+    query = torch.empty(*memory, 4).permute(*back, 3)[::step, ::step, ::step]
+    assert query.shape[:3] == shape[:3]
+    assert strides_like(shape, query.stride()) == like_query(torch.empty(shape), query).stride()

@@ -69,6 +69,10 @@ REFUSALS = {
         {"block_mask": BlockMask.from_torch(MASKS["block_mask"]["block_mask"].to_torch())},
         "its only patterns are no mask and causal",
     ),
+    "causal and no scale": (
+        {"mask_mod": causal, "scale": 0.0},
+        "its CPU kernel multiplies hidden scores of -inf by the scale, and with causal and scale=0.0",
+    ),
     "sinks": ({"sinks": torch.zeros(2)}, "it has no sinks"),
     "dropout": ({"dropout_p": 0.1}, "its dropout draws from another random stream"),
     "lse": ({"return_lse": True}, "it returns the output alone, not lse"),

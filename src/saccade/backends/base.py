@@ -106,6 +106,17 @@ class Backend(ABC):
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         """Return why it cannot compute the problem, each reason a clause about "it"; empty if it can."""
 
+    def drawbacks(self, problem: AttentionProblem) -> list[str]:
+        """Return why `auto` should pass it over though it can, in clauses about "it"; by default none."""
+        return []
+
+    def schedule(self, problem: AttentionProblem, hints: Schedule) -> Schedule:
+        """Return the hints as `compile` would complete them; by default it would not.
+
+        For `explain`: `compile` takes the hints alone.
+        """
+        return hints
+
     @abstractmethod
     def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
         """Return a callable for a problem it has no reason to refuse."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from importlib import import_module
 from typing import final
 
+# An engine is loaded late, perhaps in a forked child; what tells it so must stand before the fork.
+import saccade.runtime.fork  # noqa: F401
 from saccade.backends.base import Backend
 
-__all__ = ["ENTRIES", "Entry", "candidates", "load"]
+__all__ = ["ENTRIES", "Entry", "Visibility", "candidates", "load"]
+
+
+class Visibility(Enum):
+    """What torch's dispatcher, and with it torch's compilers, can see of an engine."""
+
+    TORCH = "torch operations alone, on tensors with data or without"
+    DATA = "torch operations that depend on what tensors hold"
+    NATIVE = "nothing: other code computes"
 
 
 @final
@@ -19,10 +30,11 @@ class Entry:
 
     Attributes:
         name: What `backend=` calls it; equal to the class's `name`.
-        module: The module under `saccade.backends`.
+        module: The module or package under `saccade.backends`.
         cls: The class in it.
         cpu_rank: Its place in the order of `auto` for tensors on a CPU.
         accelerator_rank: Its place for tensors on any other device.
+        visibility: What torch's dispatcher can see of it.
     """
 
     name: str
@@ -30,17 +42,22 @@ class Entry:
     cls: str
     cpu_rank: int
     accelerator_rank: int
+    visibility: Visibility = Visibility.NATIVE
 
 
 # On a CPU torch's flex_attention comes last: its first call of a pattern takes a C++ compiler several
 # seconds.
 ENTRIES: tuple[Entry, ...] = (
-    Entry("sdpa", "sdpa", "SdpaBackend", cpu_rank=0, accelerator_rank=0),
-    Entry("flex_attention", "flex", "FlexBackend", cpu_rank=2, accelerator_rank=1),
-    Entry("eager", "eager", "EagerBackend", cpu_rank=1, accelerator_rank=2),
+    Entry("cpu", "cpu", "CpuBackend", cpu_rank=0, accelerator_rank=3),
+    Entry("sdpa", "sdpa", "SdpaBackend", cpu_rank=1, accelerator_rank=0, visibility=Visibility.TORCH),
+    Entry(
+        "flex_attention", "flex", "FlexBackend", cpu_rank=3, accelerator_rank=1, visibility=Visibility.DATA
+    ),
+    Entry("eager", "eager", "EagerBackend", cpu_rank=2, accelerator_rank=2, visibility=Visibility.DATA),
 )
 
 
+@cache
 def candidates(device: str) -> tuple[str, ...]:
     """Return the names of all backends in the order `auto` asks them.
 
@@ -49,7 +66,7 @@ def candidates(device: str) -> tuple[str, ...]:
 
     Example:
         >>> candidates("cpu")
-        ('sdpa', 'eager', 'flex_attention')
+        ('cpu', 'sdpa', 'eager', 'flex_attention')
     """
     rank = "cpu_rank" if device == "cpu" else "accelerator_rank"
     return tuple(entry.name for entry in sorted(ENTRIES, key=lambda entry: getattr(entry, rank)))

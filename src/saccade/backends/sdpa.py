@@ -39,6 +39,11 @@ class SdpaBackend(Backend):
         wanted = [name for name, value in vars(problem.outputs).items() if value]
         if wanted:
             reasons.append(f"it returns the output alone, not {' or '.join(wanted)}")
+        if problem.device == "cpu" and problem.has_mask and problem.scale <= 0.0:
+            reasons.append(
+                "its CPU kernel multiplies hidden scores of -inf by the scale, and with causal and "
+                f"scale={problem.scale} gives NaN"
+            )
         if problem.kv_len == 0:
             reasons.append("its output over no keys is not defined")
         return reasons

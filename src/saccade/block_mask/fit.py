@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from saccade.block_mask.packed import PackedMask
 from saccade.errors import MaskAxisError, ShapeError
 
 if TYPE_CHECKING:
     from saccade.block_mask.mask import BlockMask
 
 
-def require_fit(mask: BlockMask, batch: int, heads: int, q_len: int, kv_len: int) -> None:
+def require_fit(mask: BlockMask | PackedMask, batch: int, heads: int, q_len: int, kv_len: int) -> None:
     """See `BlockMask.check_usable`."""
     _require_axis(mask, "b", "batch", "B", mask.batch, batch)
     _require_axis(mask, "h", "query heads", "H", mask.heads, heads)
@@ -27,7 +28,9 @@ def require_fit(mask: BlockMask, batch: int, heads: int, q_len: int, kv_len: int
     )
 
 
-def _require_axis(mask: BlockMask, variable: str, noun: str, axis: str, held: int, wanted: int) -> None:
+def _require_axis(
+    mask: BlockMask | PackedMask, variable: str, noun: str, axis: str, held: int, wanted: int
+) -> None:
     if held == wanted:
         return
     if held > 1:

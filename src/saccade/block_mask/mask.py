@@ -19,6 +19,7 @@ from saccade.analysis.runs import Runs
 from saccade.block_mask import convert, given, markup, pairs, pickling, sections, slicing, snapshot
 from saccade.block_mask.arguments import exact_device
 from saccade.block_mask.fit import require_fit
+from saccade.block_mask.packed import PackedMask, pack
 from saccade.block_mask.watching import Watched, require_fresh, watch
 from saccade.errors import ArgumentTypeError
 from saccade.ir.program import Program
@@ -59,6 +60,7 @@ class BlockMask:
             truth.
         separate_full_blocks: Whether torch's tensors list FULL blocks apart.
         watched: The tensors the mask was made from, and their versions then.
+        packed: The same mask in pieces that torch's compiler can hold.
 
     Example:
         >>> from saccade.block_mask import create_block_mask
@@ -88,7 +90,11 @@ class BlockMask:
     analysed: bool = True
     separate_full_blocks: bool = True
     watched: tuple[Watched, ...] = ()
+    packed: PackedMask = field(init=False)
     _memo: dict[object, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "packed", pack(self))
 
     # Made from torch's form, and turned into it
 
@@ -282,8 +288,6 @@ class BlockMask:
         """
         return sections.drawing(self, grid_size, limit)
 
-    # By element
-
     def density(self) -> float:
         """Return the share of all pairs that is visible, in [0, 1], exactly; 0 for a mask without pairs."""
         return self.visible_pairs() / max(self.numel(), 1)
@@ -309,8 +313,6 @@ class BlockMask:
         """
         self.check_fresh()
         return torch.from_numpy(pairs.dense_mask(self)).to(self.device).expand(self.shape)
-
-    # Other masks from this one
 
     def __getitem__(self, index: slicing.Index) -> BlockMask:
         """Select batches, heads and blocks of queries; every axis stays, and so does a working mask_mod.
@@ -369,8 +371,6 @@ class BlockMask:
         """
         return slicing.moved_to(self, exact_device(device))
 
-    # What engines ask
-
     def check_fresh(self) -> None:
         """Check that the mask still describes its tensors.
 
@@ -402,13 +402,11 @@ class BlockMask:
         return self.once("host_captures", lambda: snapshot.host_arrays(self.program))
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
-        """Return what `compute` gave the first time: for pure functions of this mask, in its own package."""
+        """Return what `compute` gave the first time: for pure functions of this mask, here and in engines."""
         if key not in self._memo:
             self._memo[key] = compute()
         value: T = self._memo[key]
         return value
-
-    # As a Python value
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BlockMask):

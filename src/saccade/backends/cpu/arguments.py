@@ -1,0 +1,121 @@
+"""Filling the argument block: what the problem fixes once, what operands bring at each call.
+
+Owns the reading of tensors as addresses and strides. Where things stand is `codegen.cpu.arguments`' to say.
+Invariant: whatever an address points to is held by the caller until the kernel has returned.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Mapping
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, Which
+from saccade.ir.dropout import drop_threshold, keep_rate
+from saccade.ir.dtype import DType
+from saccade.ir.program import Array
+from saccade.problem import AttentionProblem, ModFacts
+
+__all__ = ["Block", "Capture", "fill_tensor", "readable", "template"]
+
+Block: TypeAlias = "array[int]"
+"""The argument block: int64 slots."""
+
+
+def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: ArgumentLayout) -> Block:
+    """Return an argument block with all that the problem fixes: sizes, scale, dropout and programs' numbers.
+
+    Args:
+        problem: The problem.
+        mods: The facts of the kernel's programs.
+        layout: Where its arguments stand.
+    """
+    block = array("q", bytes(8 * layout.size))
+    rate = keep_rate(problem.dropout_p)
+    fixed = {
+        "batch": problem.batch,
+        "q_heads": problem.q_heads,
+        "kv_heads": problem.kv_heads,
+        "group": problem.group_size,
+        "q_len": problem.q_len,
+        "kv_len": problem.kv_len,
+        "scale": _bits(problem.scale),
+        "keep_threshold": drop_threshold(problem.dropout_p),
+        "keep_factor": _bits(1.0 / rate if rate else 0.0),
+    }
+    for name, value in fixed.items():
+        block[layout.slot(name)] = value
+    for which, facts in mods.items():
+        for slots, shape in zip(layout.captures[which], facts.capture_shapes, strict=True):
+            for slot, size in zip(slots.sizes, shape, strict=True):
+                block[slot] = size
+        types = facts.structure.numbers
+        for slot, number, dtype in zip(layout.numbers[which], facts.numbers, types, strict=True):
+            block[slot] = int(number) if dtype is DType.INT64 else _bits(float(number))
+    return block
+
+
+def readable(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of it whose rows are consecutive elements of memory."""
+    if (tensor.stride(-1) == 1 or tensor.shape[-1] == 1) and not tensor.is_neg():
+        return tensor
+    return tensor.detach().resolve_neg().contiguous()
+
+
+def fill_tensor(block: Block, slot: int, tensor: Tensor) -> None:
+    """Write a tensor's address, and its strides but the last in bytes, to consecutive slots."""
+    size = tensor.element_size()
+    first, second, third, _ = tensor.stride()
+    block[slot] = tensor.data_ptr()
+    block[slot + 1] = first * size
+    block[slot + 2] = second * size
+    block[slot + 3] = third * size
+
+
+@final
+class Capture:
+    """A captured array as a kernel reads it.
+
+    Attributes:
+        address: Of its first element.
+        strides: In bytes, by dimension.
+        is_dense: Whether the elements of its last dimension are neighbours; True for one without dimensions.
+    """
+
+    __slots__ = ("_held", "address", "is_dense", "strides")
+
+    def __init__(self, given: Array) -> None:
+        self.address: int
+        self.strides: tuple[int, ...]
+        if isinstance(given, Tensor):
+            tensor = given.detach()
+            if tensor.device.type != "cpu" or tensor.is_neg():
+                tensor = tensor.cpu().resolve_neg()
+            size = tensor.element_size()
+            self.address, self.strides = tensor.data_ptr(), tuple(size * step for step in tensor.stride())
+            self._held: object = tensor
+        else:
+            host: npt.NDArray[Any] = np.asarray(given)
+            if not (host.flags.aligned and host.dtype.isnative):
+                host = host.astype(host.dtype.newbyteorder("="))
+            size = host.itemsize
+            self.address, self.strides = host.ctypes.data, host.strides
+            self._held = host
+        self.is_dense = not self.strides or self.strides[-1] == size
+
+    def fill(self, block: Block, slots: CaptureSlots) -> None:
+        """Write the address and strides."""
+        block[slots.pointer] = self.address
+        for slot, step in zip(slots.strides, self.strides, strict=True):
+            block[slot] = step
+
+
+def _bits(value: float) -> int:
+    """The bits of a double as an int64."""
+    bits: int = struct.unpack("q", struct.pack("d", value))[0]
+    return bits

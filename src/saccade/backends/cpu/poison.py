@@ -1,0 +1,119 @@
+"""From a kernel's error record to the error that the user sees.
+
+A kernel notes where an index out of range or a division by zero decided something. The reference interpreter
+is asked again at that place, so that the message is its own, as in every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
+
+import numpy as np
+import numpy.typing as npt
+
+from saccade.analysis.runs import BlockKind
+from saccade.backends.base import Operands
+from saccade.block_mask import BlockMask
+from saccade.codegen.cpu.arguments import Which
+from saccade.errors import IndexOutOfRangeError
+from saccade.ir.dtype import DType
+from saccade.ir.program import Program
+from saccade.problem import AttentionProblem
+
+__all__ = ["Place", "raise_poison"]
+
+_ARGUMENT = {Which.MASK: "block_mask", Which.MASK_MOD: "mask_mod", Which.SCORE: "score_mod"}
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Where a kernel met poison: some pair of one query and a vector of keys.
+
+    Attributes:
+        which: The program that met it.
+        b: Batch.
+        h: Query head.
+        q: Query.
+        keys: The keys of the vector, those beyond the last left out.
+    """
+
+    which: Which
+    b: int
+    h: int
+    q: int
+    keys: range
+
+
+def raise_poison(
+    problem: AttentionProblem, operands: Operands, programs: Mapping[Which, Program], place: Place
+) -> NoReturn:
+    """Raise what the interpreter says of a place.
+
+    Args:
+        problem: The problem.
+        operands: The operands of the call.
+        programs: The programs the kernel ran.
+        place: Where it met poison.
+
+    Raises:
+        IndexOutOfRangeError: The program indexes a tensor out of range there.
+        DivisionByZeroError: It divides by integer zero there.
+    """
+    program, index = programs[place.which], (place.b, place.h, place.q)
+    for k in place.keys:
+        if place.which is Which.MASK:
+            if _kind(operands.block_mask, *index, k) is BlockKind.PARTIAL:
+                program(*index, k)
+        elif place.which is Which.MASK_MOD:
+            if _is_visible(operands, programs, *index, k, by=[Which.MASK]):
+                program(*index, k)
+        elif _is_visible(operands, programs, *index, k):
+            program(_score(problem, operands, *index, k), *index, k)
+    name = _ARGUMENT[place.which]
+    raise IndexOutOfRangeError(
+        f"{name} must index its tensors in range and divide by no zero, and does not at b={place.b}, "
+        f"h={place.h}, q_idx={place.q} and a kv_idx in {place.keys.start}..{place.keys.stop - 1}, where it "
+        "depends on how floating-point numbers are rounded; guard the index or divisor with torch.where or "
+        "clamp"
+    )
+
+
+def _is_visible(
+    operands: Operands,
+    programs: Mapping[Which, Program],
+    b: int,
+    h: int,
+    q: int,
+    k: int,
+    by: Sequence[Which] = (Which.MASK, Which.MASK_MOD),
+) -> bool:
+    """Whether the masks named by `by` all show a pair."""
+    kind = _kind(operands.block_mask, b, h, q, k)
+    asked = [which for which in by if which is not Which.MASK or kind is BlockKind.PARTIAL]
+    shown = all(bool(programs[which](b, h, q, k)) for which in asked if which in programs)
+    return shown and kind is not BlockKind.EMPTY
+
+
+def _kind(mask: BlockMask | None, b: int, h: int, q: int, k: int) -> BlockKind:
+    """The kind of a pair's block; without a block mask, PARTIAL: the programs decide."""
+    if mask is None:
+        return BlockKind.PARTIAL
+    batch, heads, _, _ = mask.runs.shape
+    column = k // mask.kv_block
+    for start, stop, kind in mask.runs.row(b % batch, h % heads, q // mask.q_block):
+        if start <= column < stop:
+            return kind
+    return BlockKind.EMPTY
+
+
+def _score(
+    problem: AttentionProblem, operands: Operands, b: int, h: int, q: int, k: int
+) -> npt.NDArray[np.floating[Any]]:
+    """One score before score_mod."""
+    query = operands.query[b, h, q].detach().double()
+    key = operands.key[b % problem.kv_batch, h // problem.group_size, k].detach().double()
+    score = float(query @ key) * problem.scale
+    return np.asarray(score, np.float64 if problem.accumulates_in is DType.FLOAT64 else np.float32)
