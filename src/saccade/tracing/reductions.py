@@ -48,7 +48,7 @@ def _bind(op: Op, body: Expr, k: int, extent: int) -> Expr:
         raise TraceError(
             "the largest or smallest of an axis needs an extent of 1 or more, got 0; guard it outside the mod"
         )
-    return make(op, (body,), (k, extent))
+    return make(op, (body,), (k, int(extent)))  # a symbol of torch.compile is settled: code depends on it
 
 
 def sum_of(x: Value, dim: object = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
