@@ -40,9 +40,10 @@ types: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY) ## time masks and tracing beside their peers
+bench: $(READY) ## time masks, tracing and attention on the CPU beside their peers; draw out/cpu.png
 	$(BIN)/saccade bench masks
 	$(BIN)/saccade bench trace
+	$(BIN)/saccade bench cpu --plot out/cpu.png
 
 .PHONY: docs
 docs: $(READY) ## build the documentation into out/site, warnings being errors

@@ -8,6 +8,7 @@ the gradients of keys and values are those of the sampled rows alone, on both si
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import final
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from saccade.errors import CheckError
 from saccade.masks import noop_mask
 from saccade.signatures import ScoreMod
 
-__all__ = ["require_agreement", "sampled_rows"]
+__all__ = ["OutputCheck", "require_agreement", "sampled_rows"]
 
 _CHECKED_PAIRS = 2**22  # scores that the oracle holds, over all batches and heads
 _ROUNDING = 4  # times the error of plain attention in the inputs' own dtype
@@ -39,22 +40,50 @@ def require_agreement(work: Workload, found: Iterable[Contender]) -> None:
     )
     truth = _oracle(work, rows, upstream, torch.float64)
     plain = _oracle(work, rows, upstream, work.inputs[0].dtype)
-    precision = torch.finfo(work.inputs[0].dtype).eps
-    bounds = [
-        _ROUNDING * float((low - high).abs().max()) + precision * float(high.abs().max())
-        for low, high in zip(plain, truth, strict=True)
-    ]
+    bounds = [_bound(low, high) for low, high in zip(plain, truth, strict=True)]
     for contender in found:
         if contender.attend is None or not contender.is_same:
             continue
         results = _results(contender, work, rows, upstream)
         for name, result, true, bound in zip(_NAMES, results, truth, bounds, strict=False):
-            error = float((result - true).abs().max())
-            if not error <= bound:
-                raise CheckError(
-                    f"{contender.name}: the {name} must be within {bound:.2g} of float64 attention, but is "
-                    f"off by {error:.2g}; nothing was timed"
-                )
+            _require_within(bound, result, true, f"{contender.name}: the {name}")
+
+
+@final
+class OutputCheck:
+    """Whether outputs of a workload are right; the oracle is asked once, for all contenders.
+
+    Args:
+        work: What is computed.
+
+    Example:
+        >>> from saccade.bench.sizes import AttentionSize
+        >>> size = AttentionSize(1, 1, 4, 4, 8)
+        >>> query = torch.zeros(1, 1, 4, 8)
+        >>> check = OutputCheck(Workload(None, None, None, size, (query, query, query + 2.0)))
+        >>> check("right", query + 2.0)
+        >>> check("wrong", query)
+        Traceback (most recent call last):
+        ...
+        saccade.errors.CheckError: wrong: the output must be within ... is off by 2; nothing was timed
+    """
+
+    def __init__(self, work: Workload) -> None:
+        self._rows = sampled_rows(work)
+        self._truth = _outputs(work, work.inputs, self._rows, torch.float64)
+        self._bound = _bound(_outputs(work, work.inputs, self._rows, work.inputs[0].dtype), self._truth)
+
+    def __call__(self, name: str, out: Tensor) -> None:
+        """Check one output.
+
+        Args:
+            name: Whose it is.
+            out: `[B, Hq, Q, Dv]`.
+
+        Raises:
+            CheckError: It is further from the truth than rounding explains.
+        """
+        _require_within(self._bound, _taken(out, self._rows), self._truth, f"{name}: the output")
 
 
 def sampled_rows(work: Workload) -> tuple[range, ...]:
@@ -85,18 +114,37 @@ def _oracle(work: Workload, rows: tuple[range, ...], upstream: Tensor, dtype: to
     """Output on the rows and the three gradients, computed in a dtype."""
     query, key, value = (tensor.detach().to(dtype).requires_grad_() for tensor in work.inputs)
     inputs: Inputs = (query, key, value)
+    out = _outputs(work, inputs, rows, dtype)
+    taken = _taken(upstream, rows).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, inputs, taken)]
+
+
+def _outputs(work: Workload, inputs: Inputs, rows: tuple[range, ...], dtype: torch.dtype) -> Tensor:
+    """The output on the rows, computed in a dtype."""
     mask_mod = noop_mask if work.mask_mod is None else work.mask_mod
     score_mod = None if work.score_mod is None else _keeping_dtype(work.score_mod)
     # Indices, and what the mods make of them, live where the inputs do.
-    with query.device:
+    with inputs[0].device:
         parts = [
             dense_attention(*inputs, mask_mod=mask_mod, score_mod=score_mod, rows=part, dtype=dtype)
             for part in rows
         ]
-    gradients = torch.autograd.grad(
-        parts, inputs, [upstream[:, :, part.start : part.stop].to(dtype) for part in rows]
-    )
-    return [torch.cat([part.detach() for part in parts], dim=2), *gradients]
+    return torch.cat(parts, dim=2)
+
+
+def _bound(plain: Tensor, truth: Tensor) -> float:
+    """How far from the truth rounding may lead, judged by plain attention in the inputs' own dtype."""
+    precision = torch.finfo(plain.dtype).eps
+    return _ROUNDING * float((plain - truth).abs().max()) + precision * float(truth.abs().max())
+
+
+def _require_within(bound: float, result: Tensor, truth: Tensor, what: str) -> None:
+    error = float((result - truth).abs().max())
+    if not error <= bound:
+        raise CheckError(
+            f"{what} must be within {bound:.2g} of float64 attention, but is off by {error:.2g}; nothing was "
+            "timed"
+        )
 
 
 def _keeping_dtype(mod: ScoreMod) -> ScoreMod:

@@ -29,7 +29,17 @@ from saccade.planner import reasons_against
 from saccade.signatures import MaskMod, ScoreMod
 from saccade.tracing import trace
 
-__all__ = ["Contender", "Inputs", "Workload", "contenders", "is_additive", "mask_axes"]
+__all__ = [
+    "Contender",
+    "Inputs",
+    "Workload",
+    "contenders",
+    "dense_sdpa",
+    "engine",
+    "is_additive",
+    "mask_axes",
+    "torch_flex",
+]
 
 Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -47,7 +57,7 @@ class Workload:
         mask_mod: The mask, or None.
         block_mask: The mask's blocks, or None.
         size: Sizes of the call.
-        inputs: Query `[B, H, Q, D]`, key and value `[B, H, K, D]`, without gradients.
+        inputs: Query `[B, Hq, Q, D]`, key and value `[B, Hkv, K, D]`, without gradients.
     """
 
     score_mod: ScoreMod | None
@@ -67,6 +77,11 @@ class Workload:
             return 1.0
         kinds = self.block_mask.runs.counts()
         return 1.0 - kinds[BlockKind.EMPTY] / sum(kinds.values())
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether several query heads read one kv head."""
+        return self.inputs[0].shape[1] != self.inputs[1].shape[1]
 
     def inputs_with_gradients(self) -> Inputs:
         """The inputs as leaves that require gradients."""
@@ -104,10 +119,10 @@ def contenders(work: Workload, *, compiled: bool = True) -> list[Contender]:
         compiled: Whether torch's `flex_attention` takes part, which torch compiles for each pattern.
     """
     device = work.inputs[0].device.type
-    found = [_causal_flash(), _dense(work)]
-    found += [_engine(work, name) for name in candidates(device) if name not in _PEERS]
+    found = [_causal_flash(), dense_sdpa(work)]
+    found += [engine(work, name) for name in candidates(device) if name not in _PEERS]
     if compiled:
-        found.append(_torch_flex(work))
+        found.append(torch_flex(work))
     return found
 
 
@@ -153,8 +168,8 @@ def _causal_flash() -> Contender:
     return Contender("causal flash (SDPA)", _CAUSAL_DENSITY, attend, is_same=False)
 
 
-def _dense(work: Workload) -> Contender:
-    """SDPA with everything the mods say in one tensor over all pairs, where that is exact."""
+def dense_sdpa(work: Workload) -> Contender:
+    """Return SDPA with everything the mods say in one tensor over all pairs, where that is exact."""
     name = "SDPA + mask"
     table = _score_table(work)
     if isinstance(table, str):
@@ -166,7 +181,7 @@ def _dense(work: Workload) -> Contender:
         table = visible if work.score_mod is None else torch.where(visible, table, -math.inf)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(query, key, value, attn_mask=table)
+        return scaled_dot_product_attention(query, key, value, attn_mask=table, enable_gqa=work.is_grouped)
 
     return Contender(name, work.density, attend)
 
@@ -191,20 +206,26 @@ def _score_table(work: Workload) -> Tensor | str:
     return table
 
 
-def _engine(work: Workload, backend: str) -> Contender:
-    """One engine of this library, called as a user calls it."""
+def engine(work: Workload, backend: str) -> Contender:
+    """Return one engine of this library, called as a user calls it."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return flex_attention(
-            query, key, value, score_mod=work.score_mod, block_mask=work.block_mask, backend=backend
+            query,
+            key,
+            value,
+            score_mod=work.score_mod,
+            block_mask=work.block_mask,
+            enable_gqa=work.is_grouped,
+            backend=backend,
         )
 
     forward, backward = _refusals(work, backend)
     return Contender(f"saccade ({backend})", work.density, None if forward else attend, forward, backward)
 
 
-def _torch_flex(work: Workload) -> Contender:
-    """Torch's compiled `flex_attention` on our blocks in torch's form; nothing of ours runs in a call."""
+def torch_flex(work: Workload) -> Contender:
+    """Return torch's compiled `flex_attention` on our blocks in its form; nothing of ours runs in a call."""
     name, backend = "torch flex_attention", "flex_attention"
     forward, backward = _refusals(work, backend)
     if forward:
@@ -244,4 +265,6 @@ def _refusals(work: Workload, backend: str) -> tuple[str, str]:
 
 def _arguments(work: Workload, *, gradients: bool) -> Arguments:
     query, key, value = work.inputs_with_gradients() if gradients else work.inputs
-    return Arguments(query, key, value, score_mod=work.score_mod, block_mask=work.block_mask)
+    return Arguments(
+        query, key, value, score_mod=work.score_mod, block_mask=work.block_mask, enable_gqa=work.is_grouped
+    )

@@ -82,26 +82,27 @@ def dense_attention(
     """Compute attention the plain way: every score of the given rows, masked, softmaxed, times the values.
 
     Args:
-        query: `[B, H, Q, D]`.
-        key: `[B, H, K, D]`.
-        value: `[B, H, K, Dv]`.
+        query: `[B, Hq, Q, D]`.
+        key: `[B, Hkv, K, D]`; query head h reads key head `h // (Hq / Hkv)`.
+        value: `[B, Hkv, K, Dv]`.
         mask_mod: Which pairs are visible.
         score_mod: What becomes of a score; None leaves it.
         rows: The query rows wanted; their positions are those in the whole sequence.
         dtype: What to compute in: float64 for the truth, float32 for the error that float32 has anyway.
 
     Returns:
-        `[B, H, len(rows), Dv]` of `dtype`; a row that sees no key is 0.
+        `[B, Hq, len(rows), Dv]` of `dtype`; a row that sees no key is 0.
     """
     batch, heads, _, head_dim = query.shape
+    group = heads // key.shape[1]
     out = torch.zeros(batch, heads, len(rows), value.shape[-1], dtype=dtype)
     q_idx, kv_idx = torch.arange(rows.start, rows.stop)[:, None], torch.arange(key.shape[2])
     for b in range(batch):
         for h in range(heads):
             q, k, v = (
                 query[b, h, rows.start : rows.stop].to(dtype),
-                key[b, h].to(dtype),
-                value[b, h].to(dtype),
+                key[b, h // group].to(dtype),
+                value[b, h // group].to(dtype),
             )
             scores = q @ k.T / math.sqrt(head_dim)
             if score_mod is not None:

@@ -6,6 +6,7 @@ contender, with its shape, its timing and what else was measured. Later versions
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from saccade.bench.machine import Machine
 from saccade.bench.timing import Timing
 from saccade.errors import ArgumentError
 
-__all__ = ["Measurement", "Report", "ratio"]
+__all__ = ["Measurement", "Refusal", "Report", "ratio"]
 
 FORMAT = 1
 """The number of the file format, for those who read many reports."""
@@ -30,6 +31,7 @@ class Measurement:
         shape: The sizes that the time depends on, by name.
         timing: Its times.
         facts: Other measured numbers, by name with unit: "mask_bytes", "peak_bytes".
+        labels: What sorts the case beside its shape, by name: "dtype", "pattern".
     """
 
     case: str
@@ -37,6 +39,7 @@ class Measurement:
     shape: dict[str, int]
     timing: Timing
     facts: dict[str, float | int | None] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The measurement as plain data."""
@@ -46,7 +49,17 @@ class Measurement:
             "shape": self.shape,
             **self.timing.as_json(),
             "facts": self.facts,
+            "labels": self.labels,
         }
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A contender that did not run in a case, and why."""
+
+    case: str
+    contender: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,15 @@ class Report:
         benchmark: Its name.
         machine: What it ran on.
         measurements: One a case and contender; contenders of a case follow each other.
+        refusals: Who did not run, and why.
+        facts: What was measured of the machine itself, by name with unit.
     """
 
     benchmark: str
     machine: Machine
     measurements: tuple[Measurement, ...]
+    refusals: tuple[Refusal, ...] = ()
+    facts: dict[str, float | int | None] = field(default_factory=dict)
 
     def write_json(self, path: Path) -> None:
         """Write the report as JSON, replacing the file.
@@ -73,7 +90,9 @@ class Report:
             "format": FORMAT,
             "benchmark": self.benchmark,
             "machine": self.machine.as_json(),
+            "facts": self.facts,
             "measurements": [measurement.as_json() for measurement in self.measurements],
+            "refusals": [dataclasses.asdict(refusal) for refusal in self.refusals],
         }
         try:
             path.write_text(json.dumps(content, indent=1) + "\n")

@@ -14,12 +14,16 @@ import typer.core
 from rich.console import Console
 
 from saccade.bench.block_masks import LONG, bench_masks
+from saccade.bench.cpu.cases import Phase, Selection
+from saccade.bench.cpu.patterns import PATTERNS
+from saccade.bench.cpu.run import BACKEND
 from saccade.bench.machine import package_version
 from saccade.bench.patterns import Size
 from saccade.bench.sizes import AttentionSize
 from saccade.bench.text_patterns import pattern_names
 from saccade.bench.tracing import bench_trace
 from saccade.cli.bench import print_masks, print_trace, run_comparisons, with_status
+from saccade.cli.bench_cpu import run_cpu
 from saccade.cli.demo import run_demo
 from saccade.cli.diff import print_difference
 from saccade.cli.doctor import print_diagnosis
@@ -253,6 +257,60 @@ def bench_compare_command(
     report = run_comparisons(pattern, size, dtype=dtype, rounds=rounds, compiled=compiled, console=Console())
     if json is not None:
         report.write_json(json)
+
+
+@bench_app.command("cpu")
+def bench_cpu_command(
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", metavar="NAME", help=f"{', '.join(PATTERNS)}; may be repeated."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float32 or bfloat16; may be repeated.")
+    ] = None,
+    length: Annotated[
+        list[int] | None, typer.Option("--length", min=1, help="Tokens; may be repeated.")
+    ] = None,
+    head_dim: Annotated[
+        list[int] | None, typer.Option("--head-dim", min=1, help="Width of a head; may be repeated.")
+    ] = None,
+    only: Annotated[Phase | None, typer.Option("--only", help="The one phase to time.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every pattern at every size, not the short list.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Measure the memory of a call at 131,072 tokens too.")
+    ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
+    ] = True,
+    rounds: Rounds = 7,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--json", metavar="FILE", help="Write the results as JSON too.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds (matplotlib).")
+    ] = None,
+    backend: Annotated[str, typer.Option("--backend", hidden=True)] = BACKEND,
+) -> None:
+    """Time the CPU engine beside its peers, and beside the processor's own limits.
+
+    Without options, a short list of cases in some minutes; an option that names values times these alone.
+    """
+    selection = Selection(
+        tuple(pattern or ()), tuple(dtype or ()), tuple(length or ()), tuple(head_dim or ()), only, full
+    )
+    run_cpu(
+        selection,
+        backend=backend,
+        compiled=compiled,
+        memory=memory,
+        rounds=rounds,
+        out=out,
+        plot=plot,
+        console=Console(),
+    )
 
 
 @app.command()

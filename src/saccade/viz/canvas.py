@@ -37,6 +37,7 @@ __all__ = [
     "MaxNLocator",
     "XAxis",
     "new_figure",
+    "require_picture_file",
     "save_figure",
     "share_colours",
     "tint",
@@ -93,10 +94,7 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
         ArgumentError: The ending is another one, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise ArgumentError(
-            f"expected a file ending in {', '.join(_FORMATS)}, got path={str(path)!r}; rename it"
-        )
+    require_picture_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -105,3 +103,11 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
             f"expected a file that can be written, got path={str(path)!r} ({fault.strerror}); choose another"
         ) from fault
     return path
+
+
+def require_picture_file(path: Path) -> None:
+    """Raise ArgumentError where a file's ending names no format: before long work rather than after it."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ArgumentError(
+            f"expected a file ending in {', '.join(_FORMATS)}, got path={str(path)!r}; rename it"
+        )
