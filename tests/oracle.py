@@ -55,7 +55,8 @@ def attention(
         scores = modified_scores(score, scores, visible, pairwise=pairwise)
     scores = scores.masked_fill(~visible, -math.inf)
 
-    max_scores = scores.amax(dim=-1)
+    nothing_to_see = scores.new_full(scores.shape[:-1], -math.inf)
+    max_scores = scores.amax(dim=-1) if scores.shape[-1] else nothing_to_see
     # Any finite number may be subtracted; the largest keeps exp from overflowing.
     shift = max_scores if sinks is None else torch.maximum(max_scores, sinks.double()[:, None])
     shift = torch.where(shift.isfinite(), shift, torch.zeros_like(shift)).detach()

@@ -39,7 +39,7 @@ def test_the_examples_run_and_gradients_arrive() -> None:
 
 
 def test_the_first_example_is_a_mask_of_torch_that_shows_the_right_pairs() -> None:
-    (example, _) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (example, *_) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     # The same mask at a length whose pairs can be counted: a thousandth of the tokens.
     for shown, small in (("30_000", "30"), ("70_000", "70"), ("31_072", "31"), ("131_072", "131")):
         example, count = re.subn(rf"\b{shown}\b", small, example)

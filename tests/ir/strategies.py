@@ -9,13 +9,15 @@ Examples shrink.
     def test_something(case):
         variables = case.variables(batch=2, heads=2, q_len=5, kv_len=7)
         result = evaluate(case.structure.root, variables, case.captures, case.numbers)
+
+What draws is a `Source`; the fuzzer has one of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from hypothesis import strategies as st
@@ -70,7 +72,7 @@ class Case:
 @st.composite
 def mask_structures(draw: Any, *, max_depth: int = 4, reductions: bool = True) -> Case:
     """Draw a mask program: BOOL of b, h, q_idx, kv_idx, captures and numbers."""
-    return _Drawer(draw, ModKind.MASK, BOOL, reductions=reductions).case(max_depth)
+    return Drawer(_Hypothesis(draw), ModKind.MASK, BOOL, reductions=reductions).case(max_depth)
 
 
 @st.composite
@@ -85,16 +87,46 @@ def score_structures(
 ) -> Case:
     """Draw a score program of `dtype`; a `smooth` one is differentiable in its score and its float
     captures."""
-    drawer = _Drawer(draw, ModKind.SCORE, dtype, smooth=smooth, customs=customs, reductions=reductions)
+    source = _Hypothesis(draw)
+    drawer = Drawer(source, ModKind.SCORE, dtype, smooth=smooth, customs=customs, reductions=reductions)
     return drawer.case(max_depth)
 
 
-class _Drawer:
+class Source(Protocol):
+    """What chance is drawn from."""
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer, both ends included."""
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        """One of some options."""
+
+    def integers(self, low: int, high: int, count: int) -> list[int]:
+        """So many integers, both ends included."""
+
+
+class _Hypothesis:
+    """A source whose draws hypothesis shrinks."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+        self._draw = draw
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self._draw(st.integers(low, high)))
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return self._draw(st.sampled_from(options))
+
+    def integers(self, low: int, high: int, count: int) -> list[int]:
+        return self._draw(st.lists(st.integers(low, high), min_size=count, max_size=count))
+
+
+class Drawer:
     """Draws one program; holds the slots its leaves may name."""
 
     def __init__(
         self,
-        draw: Callable[[st.SearchStrategy[Any]], Any],
+        source: Source,
         kind: ModKind,
         result: DType,
         *,
@@ -102,7 +134,9 @@ class _Drawer:
         customs: bool = False,
         reductions: bool = True,
     ) -> None:
-        self._draw = draw
+        self._int = source.integer
+        self._pick = source.pick
+        self._integers = source.integers
         self._kind = kind
         self._result = result
         self._smooth = smooth
@@ -128,18 +162,12 @@ class _Drawer:
         verify(structure)
         return Case(structure, tuple(self._captures), tuple(value for _, value in self._numbers))
 
-    def _int(self, low: int, high: int) -> int:
-        return int(self._draw(st.integers(low, high)))
-
-    def _pick(self, options: Any) -> Any:
-        return self._draw(st.sampled_from(options))
-
     def _add_capture(self) -> None:
         usual = self._result if self._result.is_float else INT64
         dtype = usual if self._int(0, 1) else self._pick(_CAPTURE_TYPES)
         shape = tuple(self._int(1, 7) for _ in range(self._int(0, 2)))
         count = int(np.prod(shape))
-        values = np.array(self._draw(st.lists(st.integers(-4, 6), min_size=count, max_size=count)))
+        values = np.array(self._integers(-4, 6, count))
         if dtype.is_float:
             values = values / 2
         self._types.append(CaptureType(dtype, len(shape)))

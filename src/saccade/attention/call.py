@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, overload
 
+import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from saccade.attention.aux import AuxOutput, AuxRequest
+from saccade.attention.compiled import compute_compiled
+from saccade.attention.compute import compute, planned
 from saccade.attention.options import FlexKernelOptions
 from saccade.attention.request import Arguments, read_request
 from saccade.block_mask import BlockMask
 from saccade.explanation import Explanation, explain_problem
-from saccade.planner import plan
 from saccade.signatures import MaskMod, ScoreMod
 
 if TYPE_CHECKING:
@@ -128,10 +130,10 @@ def flex_attention(
             none.
         dropout_p: The probability of dropping a weight, in [0, 1]. Drawn from torch's generator, so
             `torch.manual_seed` repeats it; always active when above 0, so pass 0.0 in evaluation.
-        backend: Who computes it: "auto", or one of "sdpa", "flex_attention", "eager", which runs or raises.
-            On a CPU "auto" takes sdpa where it is exact, eager for small problems, and torch's compiled
-            flex_attention beyond; on other devices sdpa, flex_attention, and eager for small problems. See
-            `explain`.
+        backend: Who computes it: "auto", or one of "cpu", "sdpa", "flex_attention", "eager", which runs or
+            raises. On a CPU "auto" takes cpu, and where a gradient or the weights are wanted, sdpa where it
+            is exact, eager for small problems, and torch's compiled flex_attention beyond; on other devices
+            sdpa, flex_attention, and eager for small problems. See `explain`.
 
     Returns:
         The output `[B, Hq, Q, Dv]` of the query's dtype, its dimensions ordered in memory like the query's.
@@ -167,26 +169,27 @@ def flex_attention(
     The method is that of "Flex Attention: A Programming Model for Generating Optimized Attention Kernels"
     (arXiv 2412.05496); sinks are those of arXiv 2309.17453, with a learned score and no value.
     """
-    request = read_request(
-        Arguments(
-            query,
-            key,
-            value,
-            score_mod=score_mod,
-            block_mask=block_mask,
-            scale=scale,
-            enable_gqa=enable_gqa,
-            return_lse=return_lse,
-            kernel_options=kernel_options,
-            return_aux=return_aux,
-            mask_mod=mask_mod,
-            sinks=sinks,
-            dropout_p=dropout_p,
-            backend=backend,
-        )
+    given = Arguments(
+        query,
+        key,
+        value,
+        score_mod=score_mod,
+        block_mask=block_mask,
+        scale=scale,
+        enable_gqa=enable_gqa,
+        return_lse=return_lse,
+        kernel_options=kernel_options,
+        return_aux=return_aux,
+        mask_mod=mask_mod,
+        sinks=sinks,
+        dropout_p=dropout_p,
+        backend=backend,
     )
-    kernel = plan(request.problem, request.backend, request.schedule).compile()
-    results = kernel(request.drawn())
+    if torch.compiler.is_dynamo_compiling():
+        results = compute_compiled(given)
+    else:
+        request = read_request(given)
+        results = compute(request, planned(request))
     if return_aux is not None:
         return results.out, AuxOutput(results.lse, results.max_scores, results.weights)
     if return_lse:
@@ -243,7 +246,7 @@ def explain(
         >>> from saccade.masks import causal
         >>> query = torch.empty(1, 2, 64, 16)
         >>> print(explain(query, query, query, mask_mod=causal).backend)
-        sdpa
+        cpu
     """
     request = read_request(
         Arguments(

@@ -69,6 +69,7 @@ _HINTS: dict[str, str | None] = {
     "waves_per_eu": None,
 }
 _PREFIXES = ("fwd_", "bwd_")
+_NO_HINTS = Schedule()
 
 # torch's names for its own kernels, which are behind its own function.
 _TORCH_NAMES = {
@@ -108,7 +109,7 @@ def read_options(options: object, backend: str) -> KernelOptions:
         'flex_attention'
     """
     if options is None:
-        return KernelOptions(backend, Schedule())
+        return KernelOptions(backend, _NO_HINTS)
     if not isinstance(options, Mapping):
         raise ArgumentTypeError(
             f"kernel_options must be a dictionary, got {type(options).__name__} {options!r}; "

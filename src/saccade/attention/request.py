@@ -27,21 +27,25 @@ from saccade.attention.validate import (
     require_types,
 )
 from saccade.backends.base import Operands
+from saccade.backends.facts import problem_of
 from saccade.block_mask import BlockMask
+from saccade.block_mask.fit import require_fit
+from saccade.block_mask.packed import PackedMask
 from saccade.errors import ArgumentError, ArgumentTypeError
 from saccade.ir.dtype import DType
 from saccade.ir.program import Program
 from saccade.ir.structure import ModKind
 from saccade.planner import AUTO, backend_names
-from saccade.problem import AttentionProblem, BlockFacts, ModFacts, Outputs
+from saccade.problem import AttentionProblem, Outputs
 from saccade.schedule import Schedule
 from saccade.signatures import MaskMod, ScoreMod
 from saccade.tracing import trace
-from saccade.tracing.dtypes import STORED
 
-__all__ = ["Arguments", "Request", "read_request"]
+__all__ = ["Arguments", "Request", "autocasted", "no_mask", "read_request"]
 
 T = TypeVar("T")
+
+_BACKENDS = (AUTO, *backend_names())
 
 
 @final
@@ -53,7 +57,7 @@ class Arguments:
     key: Tensor
     value: Tensor
     score_mod: ScoreMod | None = None
-    block_mask: BlockMask | TorchBlockMask | None = None
+    block_mask: BlockMask | TorchBlockMask | PackedMask | None = None
     scale: float | None = None
     enable_gqa: bool = False
     return_lse: bool = False
@@ -68,10 +72,19 @@ class Arguments:
 @final
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A call, checked and read. The seed of dropout is not drawn yet."""
+    """A call, checked and read. The seed of dropout is not drawn yet.
+
+    Attributes:
+        problem: The facts.
+        operands: What they are about; without a block mask where that was given in pieces.
+        packed: The block mask in pieces, or None where it hides nothing.
+        backend: Who is asked.
+        schedule: Hints for it.
+    """
 
     problem: AttentionProblem
     operands: Operands
+    packed: PackedMask | None
     backend: str
     schedule: Schedule
 
@@ -92,11 +105,11 @@ def read_request(given: Arguments) -> Request:
     """
     outputs = _check(given)
     options = read_options(given.kernel_options, given.backend)
-    query, key, value = _autocast(given.query, given.key, given.value)
+    query, key, value = autocasted(given.query, given.key, given.value)
     require_types(query, key, value)
     require_shapes(query, key, value, given.enable_gqa)
     require_sinks(given.sinks, query)
-    block_mask = _block_mask(given.block_mask, query, key)
+    block_mask, packed = _both_forms(_block_mask(given.block_mask, query, key))
     score = _score(given.score_mod, query)
     mask = _mask(given.mask_mod, query)
     operands = Operands(
@@ -111,21 +124,23 @@ def read_request(given: Arguments) -> Request:
         sinks=given.sinks,
     )
     scale = 1.0 / math.sqrt(query.shape[-1]) if given.scale is None else float(given.scale)
-    problem = _problem(operands, scale, float(given.dropout_p), outputs)
-    return Request(problem, operands, options.backend, options.schedule)
+    problem = problem_of(
+        operands, scale=scale, dropout_p=float(given.dropout_p), outputs=outputs, packed=packed
+    )
+    return Request(problem, operands, packed, options.backend, options.schedule)
 
 
 def _check(given: Arguments) -> Outputs:
     """Check what needs no other argument, and return what is wanted."""
-    require_choice("backend", given.backend, (AUTO, *backend_names()))
+    require_choice("backend", given.backend, _BACKENDS)
     require_dense(query=given.query, key=given.key, value=given.value)
     require_scale(given.scale)
     require_dropout(given.dropout_p)
     return wanted_outputs(given.return_lse, given.return_aux)
 
 
-def _autocast(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in the dtype that autocast asks for on their device; unchanged where it is off."""
+def autocasted(*tensors: Tensor) -> list[Tensor]:
+    """Return the tensors in the dtype that autocast asks for on the first one's device, or unchanged."""
     device = tensors[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return list(tensors)
@@ -136,18 +151,18 @@ def _autocast(*tensors: Tensor) -> list[Tensor]:
     ]
 
 
-def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | None:
+def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | PackedMask | None:
     """The block mask, checked against the call; None where it hides nothing."""
     if given is None:
         return None
     if isinstance(given, TorchBlockMask):
         given = BlockMask.from_torch(given)
-    if not isinstance(given, BlockMask):
-        raise ArgumentTypeError(
-            f"block_mask must be a BlockMask or None, got {type(given).__name__}; {_remedy(given)}"
-        )
+    if not isinstance(given, (BlockMask, PackedMask)):
+        raise no_mask(given)
     batch, heads, q_len, _ = query.shape
-    given.check_usable(batch, heads, q_len, key.shape[2])
+    require_fit(given, batch, heads, q_len, key.shape[2])
+    if isinstance(given, BlockMask):
+        given.check_fresh()
     if given.device.type != query.device.type:
         raise ArgumentError(
             f"block_mask must be on the query's device, got block_mask.device={given.device} and "
@@ -159,12 +174,19 @@ def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | None:
     return None if hides_nothing else given
 
 
-def _remedy(given: object) -> str:
+def _both_forms(mask: BlockMask | PackedMask | None) -> tuple[BlockMask | None, PackedMask | None]:
+    """A block mask as a mask, if it is one, and in pieces."""
+    return (mask, mask.packed) if isinstance(mask, BlockMask) else (None, mask)
+
+
+def no_mask(given: object) -> ArgumentTypeError:
+    """The error for a `block_mask` that is none."""
+    remedy = "make one with create_block_mask"
     if isinstance(given, Tensor):
-        return "pass a dense mask as mask_mod=dense(table), an additive one as score_mod=bias(table)"
-    if callable(given):
-        return "pass a function as mask_mod=, or make a mask of it with create_block_mask"
-    return "make one with create_block_mask"
+        remedy = "pass a dense mask as mask_mod=dense(table), an additive one as score_mod=bias(table)"
+    elif callable(given):
+        remedy = "pass a function as mask_mod=, or make a mask of it with create_block_mask"
+    return ArgumentTypeError(f"block_mask must be a BlockMask or None, got {type(given).__name__}; {remedy}")
 
 
 def _score(mod: ScoreMod | None, query: Tensor) -> Program | None:
@@ -187,54 +209,3 @@ def _mask(mod: MaskMod | None, query: Tensor) -> Program | None:
 def _function(mod: T | None) -> T | None:
     """The user's own function; None for a Program."""
     return None if isinstance(mod, Program) else mod
-
-
-def _problem(operands: Operands, scale: float, dropout_p: float, outputs: Outputs) -> AttentionProblem:
-    query, key, value, sinks = operands.query, operands.key, operands.value, operands.sinks
-    batch, q_heads, q_len, head_dim = query.shape
-    score = _facts(operands.score, operands.score_mod)
-    tensors = (query, key, value) if sinks is None else (query, key, value, sinks)
-    differentiable = any(tensor.requires_grad for tensor in tensors) or (
-        score is not None and score.needs_grad
-    )
-    return AttentionProblem(
-        device=query.device.type,
-        dtype=STORED[query.dtype],
-        batch=batch,
-        kv_batch=key.shape[0],
-        q_heads=q_heads,
-        kv_heads=key.shape[1],
-        q_len=q_len,
-        kv_len=key.shape[2],
-        head_dim=head_dim,
-        value_dim=value.shape[3],
-        scale=scale,
-        score=score,
-        block_mask=_block_facts(operands.block_mask),
-        mask_mod=_facts(operands.mask, operands.mask_mod),
-        sinks=None if sinks is None else STORED[sinks.dtype],
-        dropout_p=dropout_p,
-        outputs=outputs,
-        needs_grad=differentiable and torch.is_grad_enabled(),
-    )
-
-
-def _facts(program: Program | None, function: object) -> ModFacts | None:
-    if program is None:
-        return None
-    return ModFacts(
-        structure=program.structure,
-        numbers=program.numbers,
-        capture_shapes=tuple(tuple(capture.shape) for capture in program.captures),
-        capture_grads=tuple(getattr(capture, "requires_grad", False) for capture in program.captures),
-        is_function=function is not None,
-    )
-
-
-def _block_facts(mask: BlockMask | None) -> BlockFacts | None:
-    if mask is None:
-        return None
-    mod = _facts(mask.program, _function(mask.mask_mod))
-    assert mod is not None, "a block mask has a program"
-    stored_batch, stored_heads, _, _ = mask.runs.shape
-    return BlockFacts(mod, stored_batch, stored_heads, mask.q_block, mask.kv_block, mask.analysed)

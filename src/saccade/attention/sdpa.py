@@ -1,0 +1,234 @@
+"""torch's `scaled_dot_product_attention`, on Saccade's backends.
+
+Owns how its arguments read as those of `flex_attention`: a bool mask is a mask_mod, a float mask a score_mod,
+both on the table as it is stored, and `is_causal` a block mask that is made once for each pair of lengths.
+What is computed, and by whom, is decided as for `flex_attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import torch
+from torch import Tensor
+
+from saccade.attention.compiled import compute_compiled
+from saccade.attention.compute import compute, planned
+from saccade.attention.leading import Folded, fold, fold_mask
+from saccade.attention.request import Arguments, Request, autocasted, read_request
+from saccade.block_mask import BlockMask, create_block_mask
+from saccade.errors import ArgumentError, ArgumentTypeError, OperandError, UnsupportedError
+from saccade.masks import Mask, causal, dense
+from saccade.planner import AUTO, Plan
+from saccade.scores import Score, bias
+
+__all__ = ["SdpaCall", "read_sdpa", "scaled_dot_product_attention"]
+
+_CAUSAL_MASKS = 32
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    backend: str = AUTO,
+) -> Tensor:
+    """Compute attention as `torch.nn.functional.scaled_dot_product_attention` does, on Saccade's backends.
+
+    Names, order and meaning are torch's, and so is the result up to rounding. What differs: dropout draws
+    from Saccade's stream (`torch.manual_seed` repeats it, with other choices than torch's), and a row that
+    sees no key gives output 0 and gradients 0 on every backend and device, where torch's kernels have given 0
+    or NaN. A mask is read where it lies: axes of size 1, and axes that were expanded, are not copied.
+    Under autocast, tensors are cast as in torch. For a pattern that has a name, a mask of `saccade.masks`
+    given to `flex_attention` skips what a table only hides.
+
+    Args:
+        query: `[..., L, E]`, two dimensions or more, float16, bfloat16, float32 or float64. The third from
+            the end is the heads.
+        key: `[..., S, E]` of the same dtype. Leading dimensions broadcast with the query's.
+        value: `[..., S, Ev]`, likewise; Ev may differ from E.
+        attn_mask: bool, True = attend; or float32 or of the query's dtype, added to the scores, which may
+            require a gradient. At least two dimensions, broadcasts to `[..., L, S]`. None: nothing is hidden.
+        dropout_p: The probability of dropping a weight, in [0, 1]. Always active when above 0, so pass 0.0 in
+            evaluation.
+        is_causal: Whether query i sees the keys 0 to i alone (upper left alignment); without attn_mask.
+        scale: What q·k is multiplied by. None: 1/√E.
+        enable_gqa: Whether the heads of key and value may be a divisor of the query's: query head h reads key
+            head `h // (Hq / Hkv)`.
+        backend: Who computes it, as for `flex_attention`.
+
+    Returns:
+        The output `[..., L, Ev]` of the query's dtype.
+
+    Raises:
+        ArgumentTypeError: An argument is the wrong kind of object.
+        OperandError: Shapes, dtypes or devices do not fit each other, attn_mask and is_causal are both given,
+            or a number is out of range. It is a RuntimeError too, which torch raises.
+        UnsupportedError: A tensor is nested.
+        BackendError: No backend, or not the one named, takes the call; every reason is shown.
+
+    Example:
+        >>> query, key, value = torch.randn(3, 2, 4, 6, 8)
+        >>> keep = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])[:, None, None, :]  # [B, 1, 1, S]
+        >>> scaled_dot_product_attention(query, key, value, attn_mask=keep).shape
+        torch.Size([2, 4, 6, 8])
+    """
+    given, leading = _as_flex_arguments(
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
+    )
+    if torch.compiler.is_dynamo_compiling():
+        return _unfolded(compute_compiled(given).out, leading)
+    call = SdpaCall(_read(given), leading)
+    return call.run(call.planned())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SdpaCall:
+    """A call, checked and read; nothing is computed yet."""
+
+    request: Request
+    leading: tuple[int, ...]  # of the output, as torch has it
+
+    def planned(self) -> Plan:
+        """Choose who runs it.
+
+        Raises:
+            BackendError: No backend, or not the one named, takes it.
+        """
+        return planned(self.request)
+
+    def run(self, chosen: Plan) -> Tensor:
+        """Compute the output `[..., L, Ev]`."""
+        return _unfolded(compute(self.request, chosen).out, self.leading)
+
+
+def read_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    backend: str = AUTO,
+) -> SdpaCall:
+    """Read the arguments of `scaled_dot_product_attention`.
+
+    Raises:
+        SaccadeError: Something given cannot be used; see there.
+    """
+    given, leading = _as_flex_arguments(
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
+    )
+    return SdpaCall(_read(given), leading)
+
+
+def _as_flex_arguments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | Tensor | None,
+    enable_gqa: bool,
+    backend: str,
+) -> tuple[Arguments, tuple[int, ...]]:
+    """The arguments of `flex_attention` that say the same, and the leading dimensions of the output."""
+    _require_kinds(attn_mask, is_causal, query=query, key=key, value=value)
+    folded = fold(query, key, value, enable_gqa)
+    block_mask: BlockMask | None = None
+    mask_mod, score_mod = _mods(attn_mask, folded)
+    if is_causal and torch.compiler.is_dynamo_compiling():
+        mask_mod = causal  # what is kept between calls is not Dynamo's to read
+    elif is_causal:
+        block_mask = _causal(*folded.scores_shape[-2:], query.device)
+    given = Arguments(
+        folded.query,
+        folded.key,
+        folded.value,
+        score_mod=score_mod,
+        block_mask=block_mask,
+        scale=_number("scale", scale) if isinstance(scale, Tensor) else scale,
+        enable_gqa=True,  # `fold` has settled which heads share
+        mask_mod=mask_mod,
+        dropout_p=dropout_p,
+        backend=backend,
+    )
+    return given, folded.leading
+
+
+def _read(given: Arguments) -> Request:
+    try:
+        return read_request(given)
+    except ArgumentError as fault:
+        # The same fault, as the kind of error that torch raises here.
+        raise OperandError(str(fault)) from fault
+
+
+def _unfolded(out: Tensor, leading: tuple[int, ...]) -> Tensor:
+    return out if len(leading) == 2 else out.reshape(*leading, *out.shape[-2:])
+
+
+def _require_kinds(attn_mask: object, is_causal: object, **tensors: object) -> None:
+    given = tensors if attn_mask is None else tensors | {"attn_mask": attn_mask}
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
+        if tensor.is_nested:
+            raise UnsupportedError(
+                "scaled_dot_product_attention takes dense tensors, and "
+                f"{name} is nested (layout={tensor.layout}); pad it with torch.nested.to_padded_tensor and "
+                "hide the padding with attn_mask"
+            )
+    if not isinstance(is_causal, bool):
+        raise ArgumentTypeError(f"is_causal must be a bool, got {type(is_causal).__name__} {is_causal!r}")
+    if is_causal and attn_mask is not None:
+        raise OperandError(
+            "expected attn_mask or is_causal, got both: is_causal=True, "
+            f"attn_mask of shape {list(given['attn_mask'].shape)}; "  # type: ignore[attr-defined]
+            "hide what is ahead in the mask itself, with attn_mask.tril() if it is bool"
+        )
+
+
+def _number(name: str, tensor: Tensor) -> float:
+    """The number in a 0-d tensor, which torch's own reader of arguments takes for one."""
+    if tensor.dim() or tensor.requires_grad:
+        raise ArgumentTypeError(
+            f"{name} must be a number, or a 0-d tensor without a gradient, got a tensor of shape "
+            f"{list(tensor.shape)} with requires_grad={tensor.requires_grad}; multiply the query by it"
+        )
+    return float(tensor)
+
+
+def _mods(attn_mask: Tensor | None, folded: Folded) -> tuple[Mask | None, Score | None]:
+    """A table as a mask_mod where it is bool, as a score_mod where it is floating."""
+    if attn_mask is None:
+        return None, None
+    table = fold_mask(attn_mask, folded)
+    if table.dtype is torch.bool:
+        return dense(table), None
+    query, table = autocasted(folded.query, table)
+    if table.dtype not in (torch.float32, query.dtype):
+        raise OperandError(
+            "attn_mask must be bool (True = attend), float32 or of the query's dtype, got "
+            f"attn_mask.dtype={attn_mask.dtype} and query.dtype={folded.query.dtype}; convert it with "
+            ".to(query.dtype), or with .bool() if it marks what may be seen"
+        )
+    return None, bias(table)
+
+
+@lru_cache(maxsize=_CAUSAL_MASKS)
+def _causal(q_len: int, kv_len: int, device: torch.device) -> BlockMask:
+    return create_block_mask(causal, None, None, q_len, kv_len, device=device)

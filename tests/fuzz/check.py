@@ -1,0 +1,107 @@
+"""A fuzzed call, made by the engine and held against the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fuzz.call import Call
+from fuzz.guard import guarded_outputs
+from fuzz.operands import Operands, make
+from fuzz.reference import Expected, expect
+from saccade import AuxRequest, flex_attention
+from saccade.errors import DivisionByZeroError, IndexOutOfRangeError
+
+__all__ = ["complaint"]
+
+_POISON = (IndexOutOfRangeError, DivisionByZeroError)
+
+
+def complaint(call: Call) -> str | None:
+    """Say what is wrong with the engine's answer to a call; None where nothing is."""
+    operands = make(call)
+    seed = None
+    if call.dropout_p > 0:
+        torch.manual_seed(call.seed)
+        seed = int(torch.randint(2**63 - 1, ()))
+    expected = expect(call, operands, seed)
+    try:
+        with _surroundings(call), guarded_outputs(call.guard):
+            found = _answer(call, operands, "cpu")
+    except _POISON as fault:
+        return None if expected.raises in (True, None) else f"raised {type(fault).__name__}: {fault}"
+    if expected.raises:
+        return "did not raise, and an index out of range or a division by zero decides something"
+    return _difference(call, operands, found, expected)
+
+
+def _answer(call: Call, operands: Operands, backend: str) -> dict[str, Tensor | None]:
+    torch.manual_seed(call.seed)
+    with torch.no_grad():
+        out, aux = flex_attention(
+            operands.query,
+            operands.key,
+            operands.value,
+            operands.score,
+            operands.block_mask(call),
+            scale=call.scale,
+            enable_gqa=True,
+            return_aux=AuxRequest(lse=call.aux[0], max_scores=call.aux[1]),
+            mask_mod=operands.mask,
+            sinks=operands.sinks,
+            dropout_p=call.dropout_p,
+            backend=backend,
+        )
+    return {"out": out, "lse": aux.lse, "max_scores": aux.max_scores}
+
+
+def _difference(
+    call: Call, operands: Operands, found: dict[str, Tensor | None], expected: Expected
+) -> str | None:
+    special = not bool(expected.finite.all()) or call.values in ("infinite", "nan")
+    # Rows with a score of +inf or NaN are torch's to define: there the dense backend is the reference.
+    torch_like = _answer(call, operands, "eager") if special else None
+    for name, mine in found.items():
+        if mine is None:
+            continue
+        wanted, slack = getattr(expected, name).clone(), expected.slack[name]
+        finite = expected.finite[..., None].expand_as(wanted) if name == "out" else expected.finite
+        if torch_like is not None:
+            theirs = torch_like[name]
+            assert theirs is not None
+            odd = ~finite | ~theirs.isfinite()
+            wanted = torch.where(odd, theirs.double(), wanted)
+            if name == "max_scores":  # the largest of numbers among which are NaNs
+                slack = torch.where(finite, slack, torch.inf)
+        largest = torch.finfo(mine.dtype).max
+        wanted = torch.where(wanted.abs() > largest, wanted * torch.inf, wanted)
+        same = (mine == wanted) | (mine.isnan() & wanted.isnan())
+        rounding = 2 * torch.finfo(mine.dtype).eps * wanted.abs().nan_to_num(0, 0, 0)
+        close = same | ((mine - wanted).abs() <= slack + rounding) | (slack == torch.inf)
+        if not bool(close.all()):
+            at = tuple(int(i) for i in (~close).nonzero()[0])
+            return (
+                f"{name}{list(at)} is {float(mine[at])!r}, expected {float(wanted[at])!r} up to "
+                f"{float((slack + rounding)[at]):.3g}; {int((~close).sum())} of {close.numel()} are wrong"
+            )
+    return None
+
+
+@contextmanager
+def _surroundings(call: Call) -> Iterator[None]:
+    """The instruction set and the number of threads of a call."""
+    before, threads = os.environ.get("SACCADE_CPU_ISA"), torch.get_num_threads()
+    os.environ["SACCADE_CPU_ISA"] = call.isa
+    torch.set_num_threads(call.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if before is None:
+            del os.environ["SACCADE_CPU_ISA"]
+        else:
+            os.environ["SACCADE_CPU_ISA"] = before

@@ -1,0 +1,230 @@
+"""What a fuzzed call must give: float64 attention over interpreted programs, with what it may be off by.
+
+Programs are computed in their own types by the reference interpreter; everything else is the oracle's float64.
+How far an engine may be off is measured and not chosen: the reference is repeated with roundings disturbed at
+random (Monte Carlo arithmetic, Parker 1997), each by a few ulp, and its results spread. A row in which a
+program jumps has a wide spread, and says little; one without is held to a few ulp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import oracle
+from fuzz.call import Call
+from fuzz.operands import Operands, given_kinds
+from saccade.ir.dropout import keep_mask, keep_rate
+from saccade.ir.dtype import DType
+from saccade.ir.expr import Expr, const, make, rebuild, walk
+from saccade.ir.interpret import evaluate
+from saccade.ir.ops import OPS, REDUCTIONS, Op, TypeRule
+from saccade.ir.program import Program
+from saccade.tracing.dtypes import TORCH
+
+__all__ = ["Expected", "expect"]
+
+_DISTURBANCES = 3
+_ULP = 4  # by which a disturbance is off
+_ROUNDED = (Op.FLOOR, Op.CEIL, Op.TRUNC, Op.ROUND)  # exact operations of one float
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """The results, and by how much each may be off; infinite where nothing can be said.
+
+    Attributes:
+        raises: Whether an index out of range or a division by zero decides something; None where that
+            depends on roundings.
+        out: [B, Hq, Q, Dv] float64.
+        lse: [B, Hq, Q] float64.
+        max_scores: [B, Hq, Q] float64.
+        finite: [B, Hq, Q] bool: rows whose visible scores are below +inf and none of them NaN.
+        slack: The same names to tensors of those shapes.
+    """
+
+    raises: bool | None
+    out: Tensor
+    lse: Tensor
+    max_scores: Tensor
+    finite: Tensor
+    slack: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    raises: bool
+    finite: Tensor
+    reference: oracle.Reference
+
+
+def expect(call: Call, operands: Operands, seed: int | None) -> Expected:
+    """Work out what a call must give.
+
+    Args:
+        call: The call.
+        operands: Its operands.
+        seed: The seed of dropout, if there is dropout.
+    """
+    exact = _outcome(call, operands, seed, None)
+    generator = np.random.default_rng(call.seed)
+    disturbed = [_outcome(call, operands, seed, generator) for _ in range(_DISTURBANCES)]
+    raises = exact.raises if all(each.raises is exact.raises for each in disturbed) else None
+    precise = torch.finfo(TORCH[_precise(call)]).eps
+    stored = torch.finfo(operands.query.dtype)
+    reference = exact.reference
+    spread = {
+        name: _spread(getattr(reference, name), [getattr(each.reference, name) for each in disturbed])
+        for name in ("out", "lse", "max_scores")
+    }
+    group = call.heads[0] // call.heads[1]
+    values = operands.value.double().abs().nan_to_num(0.0, 0.0).repeat_interleave(group, dim=1)
+    # What sums of rounded terms lose: of each term a few ulp of `precise`, and of the stored type in bfloat16.
+    mass = reference.weights.nan_to_num(0.0, 0.0) @ values / max(keep_rate(call.dropout_p), 1e-9)
+    whole_row = spread["out"].amax(-1, keepdim=True)
+    slack = {
+        "out": 4 * whole_row + (2 * stored.eps + 64 * precise) * mass + stored.smallest_normal * 2**-8,
+        "lse": 4 * spread["lse"] + 32 * precise * (1 + reference.lse.abs().nan_to_num(0, 0, 0)),
+        "max_scores": 4 * spread["max_scores"] + 4 * precise * reference.max_scores.abs().nan_to_num(0, 0, 0),
+    }
+    sure = torch.stack([each.finite == exact.finite for each in disturbed]).all(0)
+    slack = {
+        name: torch.where(sure[..., None] if name == "out" else sure, each, torch.inf)
+        for name, each in slack.items()
+    }
+    return Expected(
+        raises, reference.out, reference.lse, reference.max_scores, exact.finite, slack
+    )
+
+
+def _outcome(
+    call: Call, operands: Operands, seed: int | None, noise: np.random.Generator | None
+) -> _Outcome:
+    """The reference, with disturbed roundings if there is noise."""
+    shape = (call.batch, call.heads[0], *call.lengths)
+    visible, raises = _visible(call, operands, shape, noise)
+    made: dict[str, Tensor] = {}
+
+    def score(scores: Tensor, *_: Tensor) -> Tensor:
+        modified, poison = _modified(call, operands, scores, noise)
+        made["scores"], made["poison"] = modified, poison & visible
+        return modified
+
+    keep = None
+    if seed is not None:
+        rows = np.arange(shape[0] * shape[1]).reshape(*shape[:2], 1, 1)
+        kept = keep_mask(seed, call.dropout_p, rows, np.arange(shape[2])[:, None], np.arange(shape[3]))
+        keep = torch.from_numpy(kept)
+    reference = oracle.attention(
+        operands.query,
+        operands.key,
+        operands.value,
+        mask=lambda *_: visible,
+        score=score,
+        scale=call.scale,
+        sinks=operands.sinks,
+        keep=keep,
+        keep_rate=keep_rate(call.dropout_p) or 1.0,
+    )
+    finite = ((made["scores"] < torch.inf) | ~visible).all(-1)
+    return _Outcome(raises or bool(made["poison"].any()), finite, reference)
+
+
+def _visible(
+    call: Call, operands: Operands, shape: tuple[int, ...], noise: np.random.Generator | None
+) -> tuple[Tensor, bool]:
+    """Which pairs are visible, and whether poison decides that somewhere."""
+    shown, raises = torch.ones(shape, dtype=torch.bool), False
+    asked = shown
+    if call.blocks is not None and call.blocks.kinds is not None:
+        kinds = given_kinds(call, call.blocks)
+        for dim, size in ((2, call.blocks.size[0]), (3, call.blocks.size[1])):
+            kinds = kinds.repeat_interleave(size, dim=dim).narrow(dim, 0, shape[dim])
+        shown, asked = (kinds == 2).expand(shape), (kinds == 1).expand(shape)
+        if operands.block_program is None:
+            shown = shown | asked
+    if operands.block_program is not None:
+        value, poison = _run(operands.block_program, _indices(shape), shape, noise)
+        raises = bool((poison & asked).any())
+        shown = (value & ~poison & asked) | (shown & ~asked)
+    if operands.mask is not None:
+        value, poison = _run(operands.mask, _indices(shape), shape, noise)
+        raises = raises or bool((poison & shown).any())
+        shown = shown & value & ~poison
+    return shown, raises
+
+
+def _modified(
+    call: Call, operands: Operands, scores: Tensor, noise: np.random.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """What the score_mod makes of float64 scores, in float64, and where it has no value."""
+    if noise is not None:
+        scores = scores + torch.from_numpy(noise.uniform(-1, 1, scores.shape)) * _lost(call, operands)
+    if operands.score is None:
+        return scores, torch.zeros_like(scores, dtype=torch.bool)
+    rounded = scores.to(TORCH[_precise(call)]).numpy()
+    indices = {"score": rounded, **_indices(tuple(scores.shape))}
+    value, poison = _run(operands.score, indices, tuple(scores.shape), noise)
+    return value.double(), poison
+
+
+def _lost(call: Call, operands: Operands) -> Tensor:
+    """What rounding may change in the scores, before their mod: a few ulp of the terms' absolute sum."""
+    scale = operands.query.shape[-1] ** -0.5 if call.scale is None else call.scale
+    group = call.heads[0] // call.heads[1]
+    keys = operands.key.double().abs().repeat_interleave(group, dim=1).mT
+    lost = operands.query.double().abs() @ keys * abs(scale)
+    return lost.nan_to_num(0, 0, 0) * _ULP * torch.finfo(TORCH[_precise(call)]).eps
+
+
+def _run(
+    program: Program,
+    variables: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    noise: np.random.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    root = program.root if noise is None else _disturbed(program.root, noise)
+    found = evaluate(root, variables, program.captures, program.numbers)
+    poison = np.zeros((), bool) if found.poison is None else found.poison != 0
+    return tuple(  # type: ignore[return-value]
+        torch.from_numpy(np.array(np.broadcast_to(part, shape))) for part in (found.value, poison)
+    )
+
+
+def _disturbed(root: Expr, noise: np.random.Generator) -> Expr:
+    """The expression with each result of an elementary function, a power and a sum off by a few ulp."""
+    done: dict[Expr, Expr] = {}
+    for node in walk(root):
+        made = rebuild(node, tuple(done[arg] for arg in node.args))
+        elementary = OPS[node.op].rule is TypeRule.FLOAT and node.op not in _ROUNDED
+        if node.dtype.is_float and (elementary or node.op in REDUCTIONS or node.op is Op.POW):
+            eps = torch.finfo(TORCH[node.dtype]).eps
+            factor = const(1.0 + float(noise.integers(-_ULP, _ULP + 1)) * eps, node.dtype)
+            made = make(Op.MUL, (made, factor))
+        done[node] = made
+    return done[root]
+
+
+def _indices(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    grids = np.ogrid[tuple(slice(size) for size in shape)]
+    return dict(zip(("b", "h", "q_idx", "kv_idx"), grids, strict=True))
+
+
+def _spread(exact: Tensor, others: list[Tensor]) -> Tensor:
+    """The largest distance of the others; infinite where one is finite and another is not."""
+    spread = torch.zeros_like(exact)
+    for other in others:
+        same = (exact == other) | (exact.isnan() & other.isnan())
+        distance = torch.where(same, 0.0, (exact - other).abs())
+        spread = torch.maximum(spread, distance.nan_to_num(torch.inf, torch.inf))
+    return spread
+
+
+def _precise(call: Call) -> DType:
+    return DType.FLOAT64 if call.dtype == "f64" else DType.FLOAT32
+
+
