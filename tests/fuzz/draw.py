@@ -33,7 +33,7 @@ MASKS = (
     "causal & document(ids(L, 20))",
     "~causal | global_tokens(2)",
     "causal ^ local(3, 2)",
-    "padding(lengths=torch.arange(B) * 3 + 1, kv_len=K)",
+    "padding(lengths=torch.arange(B) * 3 + 1)",
     "prefix_lm(torch.arange(B) * 7)",
     "streaming(9, 2)",
     "chunked(16)",

@@ -154,12 +154,13 @@ def make(call: Call) -> Operands:
     )
 
 
-def given_kinds(call: Call, blocks: Blocks) -> Tensor:
-    """[B or 1, Hq or 1, rows, columns]: 0 EMPTY, 1 PARTIAL, 2 FULL, as `blocks.kinds` seeds them."""
+def given_kinds(call: Call, program: Program | None) -> Tensor:
+    """[B or 1, Hq or 1, rows, columns]: 0 EMPTY, 1 PARTIAL, 2 FULL, as the call's blocks seed them."""
+    blocks = call.blocks
+    assert blocks is not None
     assert blocks.kinds is not None
     shape = (
-        call.batch if blocks.axes[0] else 1,
-        call.heads[0] if blocks.axes[1] else 1,
+        *(1 if size is None else size for size in _axes(call, blocks, program)),
         *(-(-length // size) for length, size in zip(call.lengths, blocks.size, strict=True)),
     )
     return torch.randint(3, shape, generator=torch.Generator().manual_seed(blocks.kinds))
@@ -167,10 +168,10 @@ def given_kinds(call: Call, blocks: Blocks) -> Tensor:
 
 def _block_mask(call: Call, blocks: Blocks, program: Program | None) -> BlockMask:
     if blocks.kinds is None:
-        axes = (call.batch if blocks.axes[0] else None, call.heads[0] if blocks.axes[1] else None)
+        axes = _axes(call, blocks, program)
         mod = masks.noop_mask if program is None else program
         return create_block_mask(mod, *axes, *call.lengths, device="cpu", BLOCK_SIZE=blocks.size)
-    kinds = given_kinds(call, blocks)
+    kinds = given_kinds(call, program)
     lists = [
         part
         for listed in (kinds == 1, kinds == 2)
@@ -179,6 +180,16 @@ def _block_mask(call: Call, blocks: Blocks, program: Program | None) -> BlockMas
     return BlockMask.from_kv_blocks(
         *lists, BLOCK_SIZE=blocks.size, mask_mod=program, seq_lengths=call.lengths
     )
+
+
+def _axes(call: Call, blocks: Blocks, program: Program | None) -> tuple[int | None, int | None]:
+    """B and H of the block mask; a mod that reads one of them needs it."""
+    reads = (False, False) if program is None else (program.reads("b"), program.reads("h"))
+    sizes = (call.batch, call.heads[0])
+    batch, heads = (
+        size if asked or read else None for size, asked, read in zip(sizes, blocks.axes, reads, strict=True)
+    )
+    return batch, heads
 
 
 def _program(call: Call, mod: Mod | None, kind: ModKind) -> Program | None:

@@ -11,6 +11,8 @@ from saccade.problem import Outputs
 
 __all__ = ["AuxOutput", "AuxRequest", "wanted_outputs"]
 
+_OUT_ALONE, _OUT_AND_LSE = Outputs(), Outputs(lse=True)
+
 
 class AuxRequest(NamedTuple):
     """Which further results a call returns; torch's own `AuxRequest` is taken as well.
@@ -58,7 +60,7 @@ def wanted_outputs(return_lse: bool, return_aux: object) -> Outputs:
         ArgumentTypeError: `return_aux` is no request.
     """
     if return_aux is None:
-        return Outputs(lse=bool(return_lse))
+        return _OUT_AND_LSE if return_lse else _OUT_ALONE
     if not hasattr(return_aux, "lse"):
         raise ArgumentTypeError(
             f"return_aux must be an AuxRequest, got {type(return_aux).__name__} {return_aux!r}; "

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar, final
+from functools import lru_cache
+from typing import NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -48,9 +49,7 @@ T = TypeVar("T")
 _BACKENDS = (AUTO, *backend_names())
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Arguments:
+class Arguments(NamedTuple):
     """The arguments of `flex_attention`, as they were given."""
 
     query: Tensor
@@ -141,14 +140,20 @@ def _check(given: Arguments) -> Outputs:
 
 def autocasted(*tensors: Tensor) -> list[Tensor]:
     """Return the tensors in the dtype that autocast asks for on the first one's device, or unchanged."""
-    device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    device = _autocast_device(tensors[0].device)
+    if device is None or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [
         tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor
         for tensor in tensors
     ]
+
+
+@lru_cache
+def _autocast_device(device: torch.device) -> str | None:
+    """The device's type, if autocast knows it."""
+    return device.type if torch.amp.is_autocast_available(device.type) else None
 
 
 def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | PackedMask | None:
@@ -163,7 +168,7 @@ def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | Packed
     require_fit(given, batch, heads, q_len, key.shape[2])
     if isinstance(given, BlockMask):
         given.check_fresh()
-    if given.device.type != query.device.type:
+    if given.device != query.device and given.device.type != query.device.type:
         raise ArgumentError(
             f"block_mask must be on the query's device, got block_mask.device={given.device} and "
             f"query.device={query.device}; "

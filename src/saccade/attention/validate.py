@@ -83,39 +83,33 @@ def require_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) 
     Raises:
         ShapeError: They do not.
     """
-    _require_features(query, key, value)
-    _require_lengths(key, value)
-    _require_heads(query, key, enable_gqa)
-    if key.shape[0] not in (query.shape[0], 1):
-        raise ShapeError(
-            "key and value must have the batch size of the query, or 1 to serve every batch, got "
-            f"query.shape={list(query.shape)} and key.shape={list(key.shape)}"
-        )
-
-
-def _require_features(query: Tensor, key: Tensor, value: Tensor) -> None:
-    if query.shape[3] != key.shape[3]:
+    # Each shape is read once: torch makes a new object at every look.
+    q_shape, k_shape, v_shape = query.shape, key.shape, value.shape
+    batch, q_heads, _, head_dim = q_shape
+    kv_batch, kv_heads, kv_len, key_dim = k_shape
+    value_batch, value_heads, value_len, value_dim = v_shape
+    if head_dim != key_dim:
         raise ShapeError(
             "query and key must have the same head dimension (their last), got "
-            f"query.shape={list(query.shape)} and key.shape={list(key.shape)}; only the value's may differ"
+            f"query.shape={list(q_shape)} and key.shape={list(k_shape)}; only the value's may differ"
         )
-    for name, tensor in (("query", query), ("value", value)):
-        if tensor.shape[3] == 0:
-            raise ShapeError(
-                f"{name} must have a head dimension of 1 or more, got shape={list(tensor.shape)}"
-            )
-
-
-def _require_lengths(key: Tensor, value: Tensor) -> None:
-    if key.shape[:3] != value.shape[:3]:
+    if not (head_dim and value_dim):
+        name, shape = ("value", v_shape) if head_dim else ("query", q_shape)
+        raise ShapeError(f"{name} must have a head dimension of 1 or more, got shape={list(shape)}")
+    if kv_batch != value_batch or kv_heads != value_heads or kv_len != value_len:
         raise ShapeError(
             "key and value must agree in batch, heads and length, got "
-            f"key.shape={list(key.shape)} and value.shape={list(value.shape)}"
+            f"key.shape={list(k_shape)} and value.shape={list(v_shape)}"
+        )
+    _require_heads(q_heads, kv_heads, enable_gqa)
+    if kv_batch not in (batch, 1):
+        raise ShapeError(
+            "key and value must have the batch size of the query, or 1 to serve every batch, got "
+            f"query.shape={list(q_shape)} and key.shape={list(k_shape)}"
         )
 
 
-def _require_heads(query: Tensor, key: Tensor, enable_gqa: bool) -> None:
-    q_heads, kv_heads = query.shape[1], key.shape[1]
+def _require_heads(q_heads: int, kv_heads: int, enable_gqa: bool) -> None:
     if q_heads == 0 or kv_heads == 0:
         raise ShapeError(f"query and key must have 1 head or more, got Hq={q_heads} and Hkv={kv_heads}")
     if q_heads == kv_heads:

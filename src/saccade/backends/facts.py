@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from saccade.backends.base import Operands
@@ -38,6 +40,7 @@ def problem_of(
     """
     query, key, value, sinks = operands.query, operands.key, operands.value, operands.sinks
     batch, q_heads, q_len, head_dim = query.shape
+    kv_batch, kv_heads, kv_len, _ = key.shape
     score = _mod_facts(operands.score, operands.score_mod)
     needs_grad = torch.is_grad_enabled() and (
         query.requires_grad
@@ -48,14 +51,14 @@ def problem_of(
     )
     mask = operands.block_mask
     return AttentionProblem(
-        device=query.device.type,
+        device=_device_type(query.device),
         dtype=STORED[query.dtype],
         batch=batch,
-        kv_batch=key.shape[0],
+        kv_batch=kv_batch,
         q_heads=q_heads,
-        kv_heads=key.shape[1],
+        kv_heads=kv_heads,
         q_len=q_len,
-        kv_len=key.shape[2],
+        kv_len=kv_len,
         head_dim=head_dim,
         value_dim=value.shape[3],
         scale=scale,
@@ -67,6 +70,11 @@ def problem_of(
         outputs=outputs,
         needs_grad=needs_grad,
     )
+
+
+@lru_cache
+def _device_type(device: torch.device) -> str:
+    return device.type
 
 
 def _mod_facts(program: Program | None, function: object) -> ModFacts | None:

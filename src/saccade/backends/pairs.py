@@ -121,10 +121,11 @@ def _raise_where(
     if pairs.poison is None:
         return
     guilty = pairs.poison if counts is None else pairs.poison & counts
+    # Only now: poison that is everywhere is nowhere where there are no pairs.
+    guilty = guilty.expand(problem.batch, problem.q_heads, problem.q_len, problem.kv_len)
     if not bool(guilty.any()):
         return
-    shape = (problem.batch, problem.q_heads, problem.q_len, problem.kv_len)
-    spot = [int(index) for index in guilty.expand(shape).nonzero()[0]]
+    spot = [int(index) for index in guilty.nonzero()[0]]
     score = [] if scores is None else [scores.detach()[tuple(spot)].cpu().numpy()]
     program(*score, *spot)
     raise AssertionError(f"expected the interpreter to find the poison at pair {spot}")

@@ -9,7 +9,7 @@ import torch
 
 from saccade import AuxRequest, create_block_mask, explain, flex_attention
 from saccade.backends.cpu import CpuBackend, backend
-from saccade.backends.cpu.specialise import choose, key_of, kind_for
+from saccade.backends.cpu.specialise import choose, key_of, kind_for, mods_of, specify
 from saccade.backends.registry import candidates
 from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.isa import ISAS
@@ -102,10 +102,25 @@ class TestChoice:
         few, many = (choose(PLAIN, Schedule(), "avx2", cores).rows for cores in (2, 64))
         assert many < few
 
-    def test_lengths_hardly_change_the_tiles(self) -> None:
-        lengths = [replace(PLAIN, q_len=length, kv_len=length) for length in range(1, 3000, 60)]
-        forward = [problem for problem in lengths if kind_for(problem) is KernelKind.FORWARD]
-        assert len({choose(problem, Schedule(), "avx512", cores=2) for problem in forward}) <= 3
+    def test_two_kernels_serve_all_lengths_and_windows(self) -> None:
+        specs = set()
+        for length in range(64, 2064, 40):
+            for window in range(8, 168, 8):
+                mod = ModFacts(WINDOW.structure, trace(sliding_window(window)).numbers)
+                problem = replace(
+                    PLAIN,
+                    batch=1,
+                    kv_batch=1,
+                    q_heads=2,
+                    kv_heads=2,
+                    q_len=length,
+                    kv_len=length,
+                    mask_mod=mod,
+                )
+                chosen = choose(problem, Schedule(), "avx512", cores=2)
+                specs.add(specify(problem, chosen, mods_of(problem), {Which.MASK: ()}))
+        assert len(specs) == 2
+        assert {spec.rows for spec in specs} == {24, 96}
 
     @pytest.mark.parametrize(
         ("group", "q_len", "rows"), [(1, 1, 1), (4, 1, 4), (7, 1, 8), (4, 5, 24), (1, 32, 32)]

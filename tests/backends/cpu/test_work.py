@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import chain
+
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,11 @@ def visited(runs, b: int, h: int, t: int) -> set[int]:
     return {key for start, stop, _ in ranges for key in range(start, stop)}
 
 
+def items_of(work: DecodeWork) -> np.ndarray:
+    """int64[n, 3]: kv head, first key, key after the last."""
+    return np.asarray(work.items).reshape(-1, 3)
+
+
 def slot(work: ForwardWork | DecodeWork, name: str) -> int:
     return dict(work.slots)[ArgumentLayout.slot(name)]
 
@@ -85,17 +92,20 @@ def test_forward_visits_each_tile_once_and_packs_what_is_visited(
 def test_decode_visits_each_key_once(drawn: tuple[Extent, BlockMask], threads: int) -> None:
     extent, mask = drawn
     work = decode_work(mask, extent, threads)
-    assert (
-        work.item_offsets.tolist()
-        == np.searchsorted(work.items[:, 0], np.arange(extent.batch * extent.kv_heads + 1)).tolist()
-    )
-    for pair in range(extent.batch * extent.kv_heads):
+    (runs,) = work.held
+    items, heads = items_of(work), extent.batch * extent.kv_heads
+    assert work.item_offsets.tolist() == np.searchsorted(items[:, 0], np.arange(heads + 1)).tolist()
+    assert work.cost().tolist() == np.cumsum(items[:, 2] - items[:, 1]).tolist()
+    visits = 0
+    for pair in range(heads):
         b, head = divmod(pair, extent.kv_heads)
-        seen = visited(work.runs, b, head, 0)
-        parts = work.items[work.item_offsets[pair] : work.item_offsets[pair + 1], 1:].tolist()
+        seen = visited(runs, b, head, 0)
+        visits += len(seen)
+        parts = items[work.item_offsets[pair] : work.item_offsets[pair + 1], 1:].tolist()
         assert parts, "a kv head without keys still has a result"
         walked = [key for first, stop in parts for key in range(first, stop) if key in seen]
         assert sorted(walked) == sorted(seen)
+    assert work.keys == visits
 
 
 def test_largest_first_by_octaves() -> None:
@@ -115,18 +125,19 @@ def test_a_window_packs_its_own_panels() -> None:
 class TestChunks:
     def test_they_are_of_equal_work(self) -> None:
         work = whole_decode(Extent(1, 1, 8, 2, 1, 10_000), 2, BlockKind.FULL)
-        assert len(work.items) == 8
-        assert set((work.items[:, 2] - work.items[:, 1]).tolist()) == {2500}
+        items = items_of(work)
+        assert len(items) == 8
+        assert set((items[:, 2] - items[:, 1]).tolist()) == {2500}
 
     def test_they_are_not_small(self) -> None:
         work = whole_decode(Extent(1, 1, 1, 1, 1, 1000), 64, BlockKind.FULL)
-        assert work.items[:, 1:].tolist() == [[0, 250], [250, 500], [500, 750], [750, 1000]]
+        assert items_of(work)[:, 1:].tolist() == [[0, 250], [250, 500], [500, 750], [750, 1000]]
 
     def test_they_count_visited_keys(self) -> None:
         ends = lambda b, h, q, k: (k < 1024) | (k >= 64_512)  # noqa: E731
         mask = create_block_mask(ends, None, None, 1, 65_536, device="cpu")
         work = decode_work(mask, Extent(1, 1, 1, 1, 1, 65_536), 1)
-        assert work.items[:, 1:].tolist() == [[0, 512], [512, 1024], [64_512, 65_024], [65_024, 65_536]]
+        assert items_of(work)[:, 1:].tolist() == [[0, 512], [512, 1024], [64_512, 65_024], [65_024, 65_536]]
 
 
 def test_work_is_kept() -> None:
@@ -138,16 +149,29 @@ def test_work_is_kept() -> None:
     assert whole_forward(extent, 96, 128, BlockKind.FULL) is whole_forward(extent, 96, 128, BlockKind.FULL)
 
 
-@pytest.mark.parametrize("make", [forward_work, decode_work])
-def test_addresses_are_of_arrays_that_are_held(make) -> None:
+def addresses_held(*holders: object) -> set[int]:
+    """Where the arrays among some objects' attributes begin."""
+    arrays = [
+        np.asarray(each)
+        for each in chain.from_iterable(vars(holder).values() for holder in holders)
+        if isinstance(each, (np.ndarray, array))
+    ]
+    return {each.ctypes.data for each in arrays}
+
+
+RUNS = ("run_offsets", "run_start", "run_stop", "run_kind")
+
+
+def test_addresses_are_of_arrays_that_are_held() -> None:
     mask = create_block_mask(causal, None, None, 64, 64, device="cpu")
     extent = Extent(1, 1, 2, 2, 64, 64)
-    work = make(mask, extent, 24, 8) if make is forward_work else make(mask, extent, 1)
-    held = {
-        array.ctypes.data
-        for array in (*vars(work).values(), *vars(work.runs).values())
-        if isinstance(array, np.ndarray)
-    }
-    pointers = {"run_offsets", "run_start", "run_stop", "run_kind", "items"}
-    pointers |= {"tile_first", "tile_last", "pack_items"} if make is forward_work else {"item_offsets"}
-    assert {slot(work, name) for name in pointers} <= held
+    forward, decode = forward_work(mask, extent, 24, 8), decode_work(mask, extent, 1)
+    lists = {slot(forward, name) for name in (*RUNS, "tile_first", "tile_last", "items", "pack_items")}
+    assert lists <= addresses_held(forward, forward.runs)
+    lists = {slot(decode, name) for name in (*RUNS, "items", "item_offsets")}
+    assert lists <= addresses_held(decode, *decode.held)
+    whole = whole_decode(extent, 1, BlockKind.FULL)
+    lists = {slot(whole, name) for name in (*RUNS, "items", "item_offsets")}
+    assert lists == {np.asarray(each).ctypes.data for each in (whole.items, whole.item_offsets, *whole.held)}
+    assert [each.tolist() for each in whole.held] == [[0, 1], [0], [64], [BlockKind.FULL]]
+    assert [np.asarray(each).dtype.name for each in whole.held] == ["int64", "int32", "int32", "uint8"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import mmap
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from torch import Tensor
 
 import oracle
 from catalogue import CATALOGUE, Case, Sizes
+from codegen.cpu.end_of_memory import at_end_of_memory
 from codegen.cpu.forward_call import Forward, Result, host_isas, run_forward
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.codegen.cpu.arguments import State, Which
@@ -115,17 +114,6 @@ def test_scale(scale):
 def test_nothing_is_read_or_written_behind_a_tensor(dtype, isa):
     query, key, value = (at_end_of_memory(t) for t in tensors((1, 1, 1, 1, 7, 9, 19, 21), dtype))
     check(Forward(query, key, value, isa=isa))
-
-
-def at_end_of_memory(tensor: Tensor) -> Tensor:
-    """A copy behind which memory is not mapped: to touch it ends the process."""
-    page = mmap.PAGESIZE
-    pages = mmap.mmap(-1, (tensor.nbytes // page + 2) * page)
-    storage = torch.frombuffer(pages, dtype=torch.uint8)
-    limit = storage.data_ptr() + len(pages) - page
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(limit), page, 0) == 0
-    at = len(pages) - page - tensor.nbytes
-    return storage[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def test_strided_inputs_are_read_in_place():

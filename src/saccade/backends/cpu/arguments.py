@@ -21,10 +21,15 @@ from saccade.ir.dtype import DType
 from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, ModFacts
 
-__all__ = ["Block", "Capture", "fill_tensor", "readable", "template"]
+__all__ = ["Block", "Capture", "fill_tensor", "template"]
 
 Block: TypeAlias = "array[int]"
 """The argument block: int64 slots."""
+
+_BATCH, _Q_HEADS, _KV_HEADS, _GROUP = map(ArgumentLayout.slot, ("batch", "q_heads", "kv_heads", "group"))
+_Q_LEN, _KV_LEN, _SCALE = map(ArgumentLayout.slot, ("q_len", "kv_len", "scale"))
+_KEEP_THRESHOLD, _KEEP_FACTOR = map(ArgumentLayout.slot, ("keep_threshold", "keep_factor"))
+_DOUBLE, _INT64 = struct.Struct("d"), struct.Struct("q")
 
 
 def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: ArgumentLayout) -> Block:
@@ -36,20 +41,13 @@ def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: 
         layout: Where its arguments stand.
     """
     block = array("q", bytes(8 * layout.size))
-    rate = keep_rate(problem.dropout_p)
-    fixed = {
-        "batch": problem.batch,
-        "q_heads": problem.q_heads,
-        "kv_heads": problem.kv_heads,
-        "group": problem.group_size,
-        "q_len": problem.q_len,
-        "kv_len": problem.kv_len,
-        "scale": _bits(problem.scale),
-        "keep_threshold": drop_threshold(problem.dropout_p),
-        "keep_factor": _bits(1.0 / rate if rate else 0.0),
-    }
-    for name, value in fixed.items():
-        block[layout.slot(name)] = value
+    block[_BATCH], block[_Q_HEADS], block[_KV_HEADS] = problem.batch, problem.q_heads, problem.kv_heads
+    block[_GROUP], block[_Q_LEN], block[_KV_LEN] = problem.group_size, problem.q_len, problem.kv_len
+    block[_SCALE] = _bits(problem.scale)
+    if problem.dropout_p > 0.0:
+        rate = keep_rate(problem.dropout_p)
+        block[_KEEP_THRESHOLD] = drop_threshold(problem.dropout_p)
+        block[_KEEP_FACTOR] = _bits(1.0 / rate if rate else 0.0)
     for which, facts in mods.items():
         for slots, shape in zip(layout.captures[which], facts.capture_shapes, strict=True):
             for slot, size in zip(slots.sizes, shape, strict=True):
@@ -60,21 +58,22 @@ def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: 
     return block
 
 
-def readable(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy of it whose rows are consecutive elements of memory."""
-    if (tensor.stride(-1) == 1 or tensor.shape[-1] == 1) and not tensor.is_neg():
-        return tensor
-    return tensor.detach().resolve_neg().contiguous()
+def fill_tensor(block: Block, slot: int, tensor: Tensor) -> Tensor:
+    """Write a tensor's address, and its strides but the last in bytes, to consecutive slots.
 
-
-def fill_tensor(block: Block, slot: int, tensor: Tensor) -> None:
-    """Write a tensor's address, and its strides but the last in bytes, to consecutive slots."""
-    size = tensor.element_size()
-    first, second, third, _ = tensor.stride()
+    Returns:
+        What was written of: the tensor, or a copy whose rows are consecutive elements of memory.
+    """
+    first, second, third, last = tensor.stride()
+    if (last != 1 and tensor.shape[3] != 1) or tensor.is_neg():
+        tensor = tensor.detach().resolve_neg().contiguous()
+        first, second, third, _ = tensor.stride()
+    size = tensor.itemsize
     block[slot] = tensor.data_ptr()
     block[slot + 1] = first * size
     block[slot + 2] = second * size
     block[slot + 3] = third * size
+    return tensor
 
 
 @final
@@ -117,5 +116,5 @@ class Capture:
 
 def _bits(value: float) -> int:
     """The bits of a double as an int64."""
-    bits: int = struct.unpack("q", struct.pack("d", value))[0]
+    bits: int = _INT64.unpack(_DOUBLE.pack(value))[0]
     return bits

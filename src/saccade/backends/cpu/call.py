@@ -6,9 +6,10 @@ point to is held until the kernel has returned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import NoReturn, TypeAlias, final
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands, Results
-from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, readable, template
+from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, template
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
-from saccade.backends.cpu.launch import Step, launch
+from saccade.backends.cpu.launch import Launch, Step
+from saccade.backends.cpu.pace import is_long
 from saccade.backends.cpu.poison import Place, raise_poison
 from saccade.backends.cpu.specialise import Choice, analysis_pays, mods_of, specify
 from saccade.backends.cpu.work import (
@@ -32,7 +34,7 @@ from saccade.backends.cpu.work import (
 )
 from saccade.backends.layout import strides_like
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, State, Which
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.spec import KernelKind
 from saccade.ir.program import Program
@@ -52,7 +54,6 @@ _COPY = 8  # multiply-adds that moving an element takes as long as
 _strides_like = lru_cache(maxsize=256)(strides_like)
 
 _Programs: TypeAlias = Mapping[Which, Program]
-_Captures: TypeAlias = Mapping[Which, tuple[Capture, ...]]
 
 
 @final
@@ -62,6 +63,18 @@ class _Ready:
 
     loaded: LoadedKernel
     template: Block
+    captures: tuple[CaptureSlots, ...]  # of all programs, in their order
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A kernel and its work: all of a call but what operands bring."""
+
+    ready: _Ready
+    work: ForwardWork | DecodeWork
+    block: Block
+    launch: Launch
 
 
 @final
@@ -93,14 +106,14 @@ class CpuKernel:
         """Compute attention; see `Backend` for the equations."""
         results = self._results(operands.query)
         programs = self._programs(operands)
-        captures = {which: tuple(map(Capture, each.captures)) for which, each in programs.items()}
-        ready = self._made_ready(captures)
-        block = ready.template[:]
+        captures = [Capture(each) for program in programs.values() for each in program.captures]
+        ready = self._made_ready(programs, captures)
+        walk = self._walk(ready, self._mask(operands))
+        block = walk.block[:]
         held = self._fill(block, operands, results)
-        for which, each in captures.items():
-            for capture, slots in zip(each, ready.loaded.source.layout.captures[which], strict=True):
-                capture.fill(block, slots)
-        state = self._run(ready.loaded, block, self._mask(operands))
+        for capture, slots in zip(captures, ready.captures, strict=True):
+            capture.fill(block, slots)
+        state = walk.launch(block)
         del held
         if state[State.ERROR]:
             self._raise(state, operands, programs)
@@ -125,24 +138,29 @@ class CpuKernel:
         }
         return {which: program for which, program in given.items() if program is not None}
 
-    def _made_ready(self, captures: _Captures) -> _Ready:
+    def _made_ready(self, programs: _Programs, captures: Sequence[Capture]) -> _Ready:
         """The kernel for captures of these strides."""
-        dense = tuple(capture.is_dense for each in captures.values() for capture in each)
+        dense = tuple([capture.is_dense for capture in captures])
         ready = self._ready.get(dense)
         if ready is None:
-            by_program = {which: tuple(one.is_dense for one in each) for which, each in captures.items()}
-            loaded = load_kernel(specify(self._problem, self._choice, by_program))
-            ready = _Ready(loaded, template(self._problem, self._mods, loaded.source.layout))
+            rest = iter(dense)
+            by_program = {
+                which: tuple(islice(rest, len(program.captures))) for which, program in programs.items()
+            }
+            loaded = load_kernel(specify(self._problem, self._choice, self._mods, by_program))
+            layout = loaded.source.layout
+            slots = tuple([each for which in programs for each in layout.captures[which]])
+            ready = _Ready(loaded, template(self._problem, self._mods, layout), slots)
             self._ready[dense] = ready
         return ready
 
     def _fill(self, block: Block, operands: Operands, results: Results) -> list[Tensor]:
         """Write where the call's tensors are; returns those that the kernel reads."""
-        key, value = readable(operands.key), readable(operands.value)
-        held = [readable(operands.query), key, value]
-        fill_tensor(block, _QUERY, held[0])
-        fill_tensor(block, _KEY, key)
-        fill_tensor(block, _VALUE, value)
+        held = [
+            fill_tensor(block, _QUERY, operands.query),
+            fill_tensor(block, _KEY, operands.key),
+            fill_tensor(block, _VALUE, operands.value),
+        ]
         fill_tensor(block, _OUT, results.out)
         if self._problem.kv_batch == 1:
             block[_KEY + 1] = block[_VALUE + 1] = 0
@@ -151,7 +169,7 @@ class CpuKernel:
         if results.max_scores is not None:
             block[_MAX_SCORES] = results.max_scores.data_ptr()
         if operands.sinks is not None:
-            sinks = readable(operands.sinks.detach().to(self._precise)).contiguous()
+            sinks = operands.sinks.detach().to(self._precise).resolve_neg().contiguous()
             held.append(sinks)
             block[_SINKS] = sinks.data_ptr()
         if operands.dropout_seed is not None:
@@ -173,27 +191,38 @@ class CpuKernel:
             self._analysed = mask
         return mask
 
-    def _run(self, loaded: LoadedKernel, block: Block, mask: BlockMask | None) -> list[int]:
-        if self._choice.kind is KernelKind.DECODE:
-            threads = thread_count()
-            if mask is None:
-                return self._decode(loaded, block, whole_decode(self._extent, threads, self._everything))
-            return self._decode(loaded, block, decode_work(mask, self._extent, threads))
-        sizes = (self._extent, self._choice.rows, loaded.source.panel_keys)
+    def _walk(self, ready: _Ready, mask: BlockMask | None) -> _Walk:
+        """The work under a mask, or where every pair is visited; kept on the mask, or among the latest."""
+        threads = thread_count()
         if mask is None:
-            return self._forward(loaded, block, whole_forward(*sizes, self._everything))
-        return self._forward(loaded, block, forward_work(mask, *sizes))
+            return _whole_walk(self, ready, threads)
+        return mask.once((ready, threads), lambda: self.walk(ready, mask, threads))
 
-    def _forward(self, loaded: LoadedKernel, block: Block, work: ForwardWork) -> list[int]:
+    def walk(self, ready: _Ready, mask: BlockMask | None, threads: int) -> _Walk:
+        """Return the work of a loaded kernel, and its arguments."""
+        work: ForwardWork | DecodeWork
+        if self._choice.kind is KernelKind.DECODE:
+            if mask is None:
+                work = whole_decode(self._extent, threads, self._everything)
+            else:
+                work = decode_work(mask, self._extent, threads)
+            launch = self._decode(ready.loaded, work)
+        else:
+            sizes = (self._extent, self._choice.rows, ready.loaded.source.panel_keys)
+            work = whole_forward(*sizes, self._everything) if mask is None else forward_work(mask, *sizes)
+            launch = self._forward(ready.loaded, work)
+        block = ready.template[:]
         for slot, number in work.slots:
             block[slot] = number
+        return _Walk(ready, work, block, launch)
+
+    def _forward(self, loaded: LoadedKernel, work: ForwardWork) -> Launch:
         source, (pack, attend) = loaded.source, loaded.addresses
         panels = self._problem.kv_batch * self._problem.kv_heads * work.panels
         count, panel_work = len(work.pack_items), _COPY * source.panel_keys * self._width
         total = work.cost.item(-1) * self._choice.rows * self._width
-        return launch(
+        return Launch(
             (Step(pack, count, count * panel_work), Step(attend, len(work.items), total, work.cost)),
-            block,
             source.scratch_bytes,
             {
                 _PACKED_KEYS: panels * source.key_panel_bytes,
@@ -201,19 +230,17 @@ class CpuKernel:
             },
         )
 
-    def _decode(self, loaded: LoadedKernel, block: Block, work: DecodeWork) -> list[int]:
-        for slot, number in work.slots:
-            block[slot] = number
+    def _decode(self, loaded: LoadedKernel, work: DecodeWork) -> Launch:
         source, (attend, merge) = loaded.source, loaded.addresses
-        count, heads = len(work.items), len(work.item_offsets) - 1
+        heads, rows = len(work.item_offsets) - 1, self._choice.rows
+        count = work.item_offsets[heads]
         # Reading a key and value takes as long as some multiply-adds, however few the rows.
-        total = work.cost.item(-1) * max(self._choice.rows, _COPY) * self._width
-        return launch(
+        total = float(work.keys * max(rows, _COPY) * self._width)
+        return Launch(
             (
-                Step(attend, count, total, work.cost),
-                Step(merge, heads, float(count * self._choice.rows * self._width)),
+                Step(attend, count, total, work.cost() if is_long(total) else None),
+                Step(merge, heads, float(count * rows * self._width)),
             ),
-            block,
             source.scratch_bytes,
             {_PARTIALS: count * source.partial_bytes},
         )
@@ -223,3 +250,8 @@ class CpuKernel:
         keys = range(k, min(k + lanes, self._problem.kv_len))
         which, b, h, q = Which(state[State.ERROR]), *state[State.ERROR_B : State.ERROR_K]
         raise_poison(self._problem, operands, programs, Place(which, b, h, q, keys))
+
+
+@lru_cache(maxsize=64)
+def _whole_walk(kernel: CpuKernel, ready: _Ready, threads: int) -> _Walk:
+    return kernel.walk(ready, None, threads)

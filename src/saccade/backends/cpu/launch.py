@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.runtime.team import run_sliced, thread_count
 from saccade.runtime.workspace import ALIGNMENT, WORKSPACE
 
-__all__ = ["Step", "launch"]
+__all__ = ["Launch", "Step"]
 
 _ALONE = 1e6  # multiply-adds that one thread finishes before another has woken up
 _STATE_BYTES = 64
@@ -37,32 +37,47 @@ class Step(NamedTuple):
     cost: npt.NDArray[np.float64] | None = None
 
 
-def launch(steps: Sequence[Step], block: Block, scratch_bytes: int, buffers: Mapping[int, int]) -> list[int]:
-    """Run the entries of a kernel, one after the other, each on all threads.
+@final
+class Launch:
+    """Entries of a kernel that run one after the other, each on all threads.
 
     Args:
         steps: The entries. The caller holds their kernel.
-        block: The arguments but for the memory that is lent here.
         scratch_bytes: Memory of a thread.
         buffers: Memory that threads share: its argument's slot to its bytes.
-
-    Returns:
-        The state block as the kernel left it; see `codegen.cpu.arguments.State`.
     """
-    threads = thread_count() if max([step.multiply_adds for step in steps]) > _ALONE else 1
-    sizes = [-(-size // ALIGNMENT) * ALIGNMENT for size in buffers.values()]
-    private = threads * scratch_bytes
-    with WORKSPACE.borrow(_STATE_BYTES + private + sum(sizes)) as loan:
-        block[_STATE] = loan.address
-        block[_SCRATCH] = address = loan.address + _STATE_BYTES
-        address += private
-        for slot, size in zip(buffers, sizes, strict=True):
-            block[slot] = address
-            address += size
-        state = loan.memory[:_STATE_BYTES].view(np.int64)
-        state[:] = 0
-        arguments, _ = block.buffer_info()
-        for entry, items, multiply_adds, cost in steps:
-            run_sliced(entry, arguments, threads, state, slices(items, multiply_adds, cost))
-        record: list[int] = state.tolist()
-        return record
+
+    def __init__(self, steps: Sequence[Step], scratch_bytes: int, buffers: Mapping[int, int]) -> None:
+        self._steps = tuple(steps)
+        self._scratch_bytes = scratch_bytes
+        self._is_small = all(step.multiply_adds <= _ALONE for step in steps)
+        places, shared = [], _STATE_BYTES
+        for slot, size in buffers.items():
+            places.append((slot, shared))
+            shared += -(-size // ALIGNMENT) * ALIGNMENT
+        self._places = tuple(places)  # slot and offset of what threads share
+        self._shared = shared
+
+    def __call__(self, block: Block) -> list[int]:
+        """Run the entries.
+
+        Args:
+            block: The arguments but for the memory that is lent here.
+
+        Returns:
+            The state block as the kernel left it; see `codegen.cpu.arguments.State`.
+        """
+        threads = 1 if self._is_small else thread_count()
+        with WORKSPACE.borrow(self._shared + threads * self._scratch_bytes) as loan:
+            start = loan.address
+            block[_STATE] = start
+            block[_SCRATCH] = start + self._shared
+            for slot, offset in self._places:
+                block[slot] = start + offset
+            state = loan.memory[:_STATE_BYTES].view(np.int64)
+            state.fill(0)
+            arguments, _ = block.buffer_info()
+            for entry, items, multiply_adds, cost in self._steps:
+                run_sliced(entry, arguments, threads, state, slices(items, multiply_adds, cost))
+            record: list[int] = state.tolist()
+            return record

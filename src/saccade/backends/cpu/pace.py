@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["paced", "slices"]
+__all__ = ["is_long", "paced", "slices"]
 
 _SECONDS = 0.08  # of a slice: 0.1 are wanted, and a slice may take longer than the one before it foretold
 _FIRST = 4e8  # multiply-adds of the first slice: 0.1 s for the slowest processor, few ms for a fast one
@@ -29,11 +29,16 @@ def slices(
         >>> slices(5, multiply_adds=1e6)
         (5,)
     """
-    if multiply_adds <= _FIRST:
+    if not is_long(multiply_adds):
         return (count,)
     if cost is None:
         cost = np.arange(1.0, count + 1.0)
     return paced(cost, multiply_adds / cost.item(-1))
+
+
+def is_long(multiply_adds: float) -> bool:
+    """Return whether work is cut at all."""
+    return multiply_adds > _FIRST
 
 
 def paced(

@@ -6,26 +6,33 @@ processor. Nothing here looks at an operand.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import final
 
 from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.isa import ISAS
+from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import RegisterTile, tile_shape
-from saccade.problem import AttentionProblem, KernelKey, ModFacts
+from saccade.ir.dtype import DType
+from saccade.ir.structure import Structure
+from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs
 from saccade.schedule import Schedule
 
 __all__ = ["Choice", "analysis_pays", "choose", "key_of", "kind_for", "mods_of", "specify"]
 
-# Up to here the decode kernel is the faster one, or as fast: measured on AVX2 and AVX-512.
+# Up to here the decode kernel is the faster one, or at most a tenth slower: measured on AVX2 and AVX-512.
 _MOST_DECODE_ROWS = 64
 _MOST_DECODE_QUERIES = 32
 _DECODE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_ROW_SHARES = (1, 2, 4)  # parts of the best tile's rows that are tried where there are too few tiles
 _TILES_A_CORE = 4  # with fewer, cores wait for the last ones
+_FEW_TILES = (
+    4  # into so many parts the tiles are cut where they are too few; one step, for it is a kernel more
+)
 
 _ANALYSED_BYTES = 2**24  # of keys and values, a millisecond of reading
 _ANALYSED_PAIRS = 2**16
@@ -76,20 +83,20 @@ def choose(problem: AttentionProblem, hints: Schedule, isa: str, cores: int) -> 
     """
     kind, key = kind_for(problem), key_of(problem, isa)
     rows, keys = tile_shape(key)
-    register, lanes = RegisterTile.of(ISAS[isa]), ISAS[isa].lanes(problem.accumulates_in)
     if hints.kv_tile is not None:
-        keys = _multiple(hints.kv_tile, register.vectors * lanes)
+        step = RegisterTile.of(ISAS[isa]).vectors * ISAS[isa].lanes(problem.accumulates_in)
+        # Both are powers of two.
+        keys = _multiple(hints.kv_tile, max(step, KEYS) if problem.dropout_p else step)
     if kind is KernelKind.DECODE:
         packed = problem.group_size * problem.q_len
-        return Choice(kind, key, next(size for size in _DECODE_ROWS if size >= packed), keys)
+        return Choice(kind, key, _DECODE_ROWS[bisect_left(_DECODE_ROWS, packed)], keys)
+    step = RegisterTile.of(ISAS[isa]).rows
     if hints.q_tile is not None:
-        return Choice(kind, key, _multiple(hints.q_tile, register.rows), keys)
-    for share in _ROW_SHARES:
-        height = _multiple(rows // share, register.rows)
-        tiles = problem.batch * problem.q_heads * -(-problem.q_len // height)
-        if tiles >= _TILES_A_CORE * cores and problem.q_len > height // 2:
-            break
-    return Choice(kind, key, height, keys)
+        return Choice(kind, key, _multiple(hints.q_tile, step), keys)
+    tiles = problem.batch * problem.q_heads * -(-problem.q_len // rows)
+    if tiles < _TILES_A_CORE * cores or problem.q_len <= rows // 2:
+        rows //= _FEW_TILES
+    return Choice(kind, key, _multiple(rows, step), keys)
 
 
 def kind_for(problem: AttentionProblem) -> KernelKind:
@@ -125,26 +132,69 @@ def mods_of(problem: AttentionProblem) -> dict[Which, ModFacts]:
 
 def key_of(problem: AttentionProblem, isa: str) -> KernelKey:
     """Return the key of the problem's forward kernel; gradients of captures are no concern of it."""
-    mods = mods_of(problem)
-    structures = {which: mod.structure for which, mod in mods.items()}
-    return replace(
-        problem.kernel_key(isa, small_indices=False),
-        mask=structures.get(Which.MASK),
-        mask_mod=structures.get(Which.MASK_MOD),
-        captures_need_grad=(),
+    structures = {which: mod.structure for which, mod in mods_of(problem).items()}
+    return _key(
+        isa,
+        problem.dtype,
+        problem.head_dim,
+        problem.value_dim,
+        problem.q_heads != problem.kv_heads,
+        structures.get(Which.SCORE),
+        structures.get(Which.MASK),
+        structures.get(Which.MASK_MOD),
+        problem.outputs,
+        problem.sinks is not None,
+        problem.dropout_p > 0.0,
     )
 
 
-def specify(problem: AttentionProblem, choice: Choice, dense: Mapping[Which, tuple[bool, ...]]) -> KernelSpec:
+@lru_cache(maxsize=1024)  # lengths that grow ask for one key again and again
+def _key(
+    isa: str,
+    dtype: DType,
+    head_dim: int,
+    value_dim: int,
+    is_grouped: bool,
+    score: Structure | None,
+    mask: Structure | None,
+    mask_mod: Structure | None,
+    outputs: Outputs,
+    sinks: bool,
+    dropout: bool,
+) -> KernelKey:
+    return KernelKey(
+        target=isa,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        head_groups=HeadGroups.GROUPED if is_grouped else HeadGroups.SINGLE,
+        score=score,
+        mask=mask,
+        mask_mod=mask_mod,
+        captures_need_grad=(),
+        outputs=outputs,
+        sinks=sinks,
+        dropout=dropout,
+        small_indices=False,
+    )
+
+
+def specify(
+    problem: AttentionProblem,
+    choice: Choice,
+    mods: Mapping[Which, ModFacts],
+    dense: Mapping[Which, tuple[bool, ...]],
+) -> KernelSpec:
     """Return the kernel's specification.
 
     Args:
         problem: The problem.
         choice: How it is computed.
+        mods: Its programs, as `mods_of` gives them.
         dense: For each program, which of its captures have neighbours along their last dimension.
     """
     facts = {}
-    for which, mod in mods_of(problem).items():
+    for which, mod in mods.items():
         facts[which] = prove(
             mod.structure,
             batch=problem.batch,

@@ -8,10 +8,12 @@ that a run visits is in a packed panel.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +40,15 @@ _PARTIAL_COST = 1.5  # what a key of a PARTIAL range costs, in keys of a FULL on
 _LEAST_CHUNK = 256  # keys of a decode item; fewer, and its partial result costs as much as they do
 _CHUNKS_A_THREAD = 4
 
+_RUNS = tuple(
+    map(ArgumentLayout.slot, ("run_offsets", "run_start", "run_stop", "run_kind", "runs_b", "runs_h"))
+)
+_ITEMS, _ITEM_OFFSETS = ArgumentLayout.slot("items"), ArgumentLayout.slot("item_offsets")
 
-@final
-@dataclass(frozen=True)
-class Extent:
+_Ranges: TypeAlias = list[tuple[int, int]]  # of keys: first, and after the last
+
+
+class Extent(NamedTuple):
     """The sizes that work is cut from.
 
     Attributes:
@@ -89,18 +96,23 @@ class DecodeWork:
     """What the decode kernel walks.
 
     Attributes:
-        runs: The ranges of keys of each kv head, the union over its group.
-        items: int64[n, 3], ``b * Hkv + kv head``, first key, key after the last; in that order.
+        items: int64[n, 3], flat: ``b * Hkv + kv head``, first key, key after the last; in that order.
         item_offsets: int64[B * Hkv + 1], first item of each kv head.
-        cost: float64[n], the keys that the items up to each span.
+        keys: How many keys are visited, over all kv heads.
         slots: The arguments it decides: slot and value.
+        held: Further arrays that arguments point to: the ranges of keys.
     """
 
-    runs: TileRuns
-    items: Int64s
-    item_offsets: Int64s
-    cost: npt.NDArray[np.float64]
+    items: array[int]
+    item_offsets: array[int]
+    keys: int
     slots: tuple[tuple[int, int], ...]
+    held: tuple[object, ...]
+
+    def cost(self) -> npt.NDArray[np.float64]:
+        """Return float64[n], the keys that the items up to each span."""
+        items = np.asarray(self.items).reshape(-1, 3)
+        return np.cumsum(items[:, 2] - items[:, 1], dtype=np.float64)
 
 
 def forward_work(mask: BlockMask, extent: Extent, rows: int, panel_keys: int) -> ForwardWork:
@@ -142,19 +154,24 @@ def decode_work(mask: BlockMask, extent: Extent, threads: int) -> DecodeWork:
     group = extent.q_heads // extent.kv_heads
     return mask.once(
         ("decode_work", extent, threads),
-        lambda: _decode_work(tile_runs(mask, extent.q_len, group), extent, threads),
+        lambda: _masked_decode(tile_runs(mask, extent.q_len, group), extent, threads),
     )
 
 
-@lru_cache(maxsize=64)
 def whole_decode(extent: Extent, threads: int, kind: BlockKind) -> DecodeWork:
     """Return the decode kernel's work where every pair is visited, in one range of a kind.
 
     Example:
-        >>> whole_decode(Extent(1, 1, 8, 2, q_len=1, kv_len=600), 1, BlockKind.FULL).items.tolist()
-        [[0, 0, 300], [0, 300, 600], [1, 0, 300], [1, 300, 600]]
+        >>> work = whole_decode(Extent(1, 1, 8, 2, q_len=1, kv_len=600), 1, BlockKind.FULL)
+        >>> work.items.tolist()
+        [0, 0, 300, 0, 300, 600, 1, 0, 300, 1, 300, 600]
     """
-    return _decode_work(_whole(extent.q_len, extent.kv_len, extent.q_len, kind), extent, threads)
+    # Without numpy, for a growing cache asks anew at every step.
+    keys = extent.kv_len
+    runs = array("q", (0, 1)), array("i", (0,)), array("i", (keys,)), array("B", (kind,))
+    addresses = [each.buffer_info()[0] for each in runs]
+    slots = tuple(zip(_RUNS, (*addresses, 0, 0), strict=True))
+    return _decode_work([[(0, keys)]], [0] * (extent.batch * extent.kv_heads), threads, slots, runs)
 
 
 def _whole(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
@@ -182,7 +199,7 @@ def _forward_work(runs: TileRuns, extent: Extent, panel_keys: int) -> ForwardWor
     panels = -(-extent.kv_len // panel_keys)
     pack_items = _visited_panels(runs, extent, panels, panel_keys)
     cost = np.cumsum(cost[items])
-    named = _run_slots(runs) | {
+    named = {
         "tiles": tiles,
         "tile_first": _address(runs.first),
         "tile_last": _address(runs.last),
@@ -191,7 +208,8 @@ def _forward_work(runs: TileRuns, extent: Extent, panel_keys: int) -> ForwardWor
         "panels": panels,
         "packed_b": 0 if extent.kv_batch == 1 else extent.kv_heads * panels,
     }
-    return ForwardWork(runs, items, cost, pack_items, panels, _numbered(named))
+    slots = tuple([(ArgumentLayout.slot(name), value) for name, value in named.items()])
+    return ForwardWork(runs, items, cost, pack_items, panels, _run_slots(runs) + slots)
 
 
 def _visited_panels(runs: TileRuns, extent: Extent, panels: int, panel_keys: int) -> Int64s:
@@ -210,29 +228,37 @@ def _visited_panels(runs: TileRuns, extent: Extent, panels: int, panel_keys: int
     return np.flatnonzero(visits).astype(np.int64)
 
 
-def _decode_work(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
-    # In plain Python, for the ranges are few, and a growing cache asks anew at every step.
+def _masked_decode(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
     stored_b, stored_h, tiles = runs.shape
     assert tiles == 1, "a decode kernel takes all queries as one tile"
     bounds = list(zip(runs.start.tolist(), runs.stop.tolist(), strict=True))
     rows = [bounds[first:last] for first, last in pairwise(runs.offsets.tolist())]
-    visited = [sum(stop - start for start, stop in row) for row in rows]
     row_of = [
         (b if stored_b > 1 else 0) * stored_h + (head if stored_h > 1 else 0)
         for b in range(extent.batch)
         for head in range(extent.kv_heads)
     ]
-    wanted = sum(visited[row] for row in row_of) // (threads * _CHUNKS_A_THREAD)
-    chunk = max(wanted, _LEAST_CHUNK)
+    return _decode_work(rows, row_of, threads, _run_slots(runs), (runs,))
+
+
+def _decode_work(
+    rows: Sequence[_Ranges],
+    row_of: Sequence[int],  # [B * Hkv], the row of `rows` that a kv head walks
+    threads: int,
+    slots: tuple[tuple[int, int], ...],
+    held: tuple[object, ...],
+) -> DecodeWork:
+    visited = [sum([stop - start for start, stop in row]) for row in rows]
+    total = sum([visited[row] for row in row_of])
+    chunk = max(total // (threads * _CHUNKS_A_THREAD), _LEAST_CHUNK)
     chunks = [_chunks(row, length, -(-length // chunk)) for row, length in zip(rows, visited, strict=True)]
-    items = np.array([(pair, *keys) for pair, row in enumerate(row_of) for keys in chunks[row]], np.int64)
-    item_offsets = np.array([0, *accumulate(len(chunks[row]) for row in row_of)], np.int64)
-    cost = np.cumsum(items[:, 2] - items[:, 1], dtype=np.float64)
-    named = _run_slots(runs) | {"items": _address(items), "item_offsets": _address(item_offsets)}
-    return DecodeWork(runs, items, item_offsets, cost, _numbered(named))
+    items = array("q", [n for pair, row in enumerate(row_of) for keys in chunks[row] for n in (pair, *keys)])
+    item_offsets = array("q", [0, *accumulate([len(chunks[row]) for row in row_of])])
+    lists = (_ITEMS, items.buffer_info()[0]), (_ITEM_OFFSETS, item_offsets.buffer_info()[0])
+    return DecodeWork(items, item_offsets, total, slots + lists, held)
 
 
-def _chunks(ranges: list[tuple[int, int]], length: int, count: int) -> list[tuple[int, int]]:
+def _chunks(ranges: _Ranges, length: int, count: int) -> _Ranges:
     """Keys from and to which each of `count` chunks reaches, of equally many of the `length` visited keys."""
     if count == 0:
         return [(0, 0)]  # a row that visits nothing still has a result
@@ -251,23 +277,14 @@ def _chunks(ranges: list[tuple[int, int]], length: int, count: int) -> list[tupl
     return chunks
 
 
-def _run_slots(runs: TileRuns) -> dict[str, int]:
+def _run_slots(runs: TileRuns) -> tuple[tuple[int, int], ...]:
     batch, heads, tiles = runs.shape
-    return {
-        "run_offsets": _address(runs.offsets),
-        "run_start": _address(runs.start),
-        "run_stop": _address(runs.stop),
-        "run_kind": _address(runs.kind),
-        "runs_b": 0 if batch == 1 else heads * tiles,
-        "runs_h": 0 if heads == 1 else tiles,
-    }
+    addresses = [_address(each) for each in (runs.offsets, runs.start, runs.stop, runs.kind)]
+    steps = 0 if batch == 1 else heads * tiles, 0 if heads == 1 else tiles
+    return tuple(zip(_RUNS, (*addresses, *steps), strict=True))
 
 
-def _numbered(named: dict[str, int]) -> tuple[tuple[int, int], ...]:
-    return tuple((ArgumentLayout.slot(name), value) for name, value in named.items())
-
-
-def _address(array: npt.NDArray[Any]) -> int:
+def _address(held: npt.NDArray[Any]) -> int:
     """Where an array that the work holds begins."""
-    assert array.flags.c_contiguous, "kernels read arrays without strides"
-    return array.ctypes.data
+    assert held.flags.c_contiguous, "kernels read arrays without strides"
+    return held.ctypes.data

@@ -1,9 +1,9 @@
 """The one tile product every kernel is made of: C[rows, columns] (+)= A·B, with C in registers.
 
 A is read where it lies, by two strides, one operand at a time spread over a vector; B comes packed, so that a
-step of the sum reads consecutive vectors. In the class of bfloat16 pairs an operand is two neighbours along
-the sum and a step multiplies both. Owns the inner loop; which tiles there are, and in what order, is the
-caller's.
+step of the sum reads consecutive vectors, or by the caller's own loads. In the class of bfloat16 pairs an
+operand is two neighbours along the sum and a step multiplies both. Owns the inner loop; which tiles there
+are, and in what order, is the caller's.
 """
 
 from __future__ import annotations
