@@ -331,7 +331,7 @@ class Executor:
             entries = [self._entry(spec, layout, entry) for entry in (decode, merge)]
             source = KernelSource("", ("attend", "merge"), layout, 64, partial_bytes=self.partial_bytes)
         addresses = tuple(ctypes.cast(entry, ctypes.c_void_p).value for entry in entries)
-        return LoadedKernel(source, self, addresses)
+        return LoadedKernel(spec, source, self, addresses)
 
     partial_bytes = 1 << 16
     """Room for the scores of one item: 8 * group * q_len * kv_len at most."""

@@ -82,6 +82,8 @@ class HeadGroups(Enum):
     SINGLE = "every query head has its own kv head"
     GROUPED = "several query heads read one kv head"
 
+    __hash__ = object.__hash__  # as in DType: members are singletons
+
 
 @final
 @dataclass(frozen=True)

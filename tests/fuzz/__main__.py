@@ -26,6 +26,7 @@ from saccade.runtime.host import this_host
 
 CALLS = 10  # of a family
 PATIENCE = 120  # seconds after which a call hangs
+_COMMAND = ["-m", "fuzz"]
 _NAMES = {"Blocks": Blocks, "Call": Call, "Mod": Mod, "Table": Table, "inf": float("inf")}
 
 
@@ -92,7 +93,7 @@ def _hunt(seed: int, minutes: float, *, go_on: bool) -> int:
 
 def _watch(seed: int, seconds: float) -> Iterator[int | Fault]:
     """Have a process run families from a seed on; yields each call's seed, and the fault it ends with."""
-    command = [sys.executable, "-m", "fuzz", "--serve", str(seed)]
+    command = [sys.executable, *_COMMAND, "--serve", str(seed)]
     deadline = time.monotonic() + seconds
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -165,7 +166,7 @@ def _said(call: Call) -> str | None:
 
 def _alone(call: Call) -> str | None:
     """The same of a call in a process of its own, whose death is a complaint too."""
-    command = [sys.executable, "-m", "fuzz", repr(call)]
+    command = [sys.executable, *_COMMAND, repr(call)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:

@@ -5,7 +5,7 @@ A call names everything that can matter to an engine. `operands` makes tensors o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["Blocks", "Call", "Mod", "Table"]
 
@@ -70,6 +70,7 @@ class Call:
         sinks: The dtype of sinks, if any.
         dropout_p: As the call's argument.
         aux: Whether lse, and max_scores, are asked for.
+        tiles: Hints of how many queries, and keys, a tile holds.
         isa: The instruction set.
         threads: Torch's number of threads.
         guard: Which end of every tensor lies against a page that may not be touched: "first", "last" or
@@ -92,11 +93,7 @@ class Call:
     sinks: str | None = None
     dropout_p: float = 0.0
     aux: tuple[bool, bool] = (False, False)
+    tiles: tuple[int | None, int | None] = (None, None)
     isa: str = "best"
-    threads: int = field(default=2)
+    threads: int = 2
     guard: str = "none"
-
-    @property
-    def pairs(self) -> int:
-        """Scores of the call."""
-        return self.batch * self.heads[0] * self.lengths[0] * self.lengths[1]

@@ -1,8 +1,8 @@
 """Random calls: a family of calls of one kernel or two, as a function of a seed.
 
 Compiling takes longer than most calls, so a family fixes what kernels depend on (programs, dtypes, head
-dimensions, wanted results, instruction set) and draws the rest for each call: lengths, batches, heads, strides,
-scale, block masks, values.
+dimensions, tiles, wanted results, instruction set) and draws the rest for each call: lengths, batches, heads,
+strides, scale, block masks, values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
-
 
 from fuzz.call import Blocks, Call, Mod, Table
 from fuzz.operands import LAYOUTS, VALUES
@@ -57,7 +56,8 @@ SCORES = (
 )
 _LENGTHS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 47, 63, 64, 65, 100, 127, 128, 129, 191, 257)
 _DIMS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 24, 31, 33, 40, 48, 63, 64, 65, 80, 96, 100, 128, 129, 160)
-_MOST_PAIRS = 40_000
+_TILES = (1, 8, 16, 24, 48, 64, 96, 128)
+_MOST_PAIRS = 16_000
 _MOST_DRAWS = 300  # for a program
 _ALIKE = {  # stored types of one value type
     stored: tuple(other for other in DType if other.value_type is stored.value_type) for stored in DType
@@ -135,6 +135,8 @@ def _frame(chance: Chance, isas: Sequence[str]) -> _Frame:
         sinks=chance.pick(("f32", "f16", "f64")) if chance.one_in(4) else None,
         dropout_p=chance.pick((0.1, 0.5, 0.9, 1.0)) if chance.one_in(5) else 0.0,
         aux=(chance.one_in(2), chance.one_in(2)),
+        tiles=(chance.pick(_TILES), chance.pick(_TILES)) if chance.integer(0, 3) else (None, None),
+        threads=chance.pick((1, 2, 2, 3)),
         isa=chance.pick(isas),
     )
     block_mod = _mod(chance, ModKind.MASK, DType.BOOL, MASKS) if has_blocks else None
@@ -145,14 +147,15 @@ def _member(chance: Chance, frame: _Frame) -> Call:
     kv_heads = chance.pick((1, 1, 2, 3))
     q_heads = kv_heads * frame.group
     batch = chance.pick((1, 1, 2, 3))
-    q_len = frame.few if chance.one_in(3) else chance.pick(_LENGTHS)
+    # So few queries are decoded, by kernels of different numbers of rows: a family has one of those.
+    many = [length for length in _LENGTHS if length == 0 or length * frame.group > 32]
+    q_len = frame.few if chance.one_in(3) else chance.pick(many)
     kv_len = chance.pick(_LENGTHS)
     if chance.one_in(12):
         kv_len = chance.integer(200, 900)
-    while batch * q_heads * q_len * kv_len > _MOST_PAIRS:
-        batch, q_len, kv_len = max(batch - 1, 1), q_len - q_len // 3, kv_len - kv_len // 4
-        if batch == 1 and q_len <= 2 and kv_len <= 64:
-            break
+    if batch * q_heads * q_len * kv_len > _MOST_PAIRS:
+        batch, kv_heads, q_heads = 1, 1, frame.group
+        kv_len = min(kv_len, max(_MOST_PAIRS // (q_heads * q_len), 70))
     blocks = None
     if frame.has_blocks and q_len and kv_len:
         size = (chance.pick((1, 3, 8, 13, 16, 64, 128)), chance.pick((1, 3, 8, 13, 16, 64, 128)))
@@ -173,7 +176,6 @@ def _member(chance: Chance, frame: _Frame) -> Call:
         values=values,
         scale=chance.pick((None, None, 0.0, -0.3, 1.0, 7.5)),
         blocks=blocks,
-        threads=chance.pick((1, 2, 2, 3)),
         guard=chance.pick(("first", "last")),
     )
 
@@ -201,5 +203,3 @@ def _expression(chance: Chance, library: Sequence[str], *, combined: bool) -> st
     if not combined or chance.one_in(2):
         return first
     return f"({first}) {chance.pick(('&', '|', '^'))} ({chance.pick(library)})"
-
-

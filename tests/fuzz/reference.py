@@ -1,7 +1,7 @@
 """What a fuzzed call must give: float64 attention over interpreted programs, with what it may be off by.
 
-Programs are computed in their own types by the reference interpreter; everything else is the oracle's float64.
-How far an engine may be off is measured and not chosen: the reference is repeated with roundings disturbed at
+Programs are computed in their own types by the reference interpreter; all else is the oracle's float64. How
+far an engine may be off is measured and not chosen: the reference is repeated with roundings disturbed at
 random (Monte Carlo arithmetic, Parker 1997), each by a few ulp, and its results spread. A row in which a
 program jumps has a wide spread, and says little; one without is held to a few ulp. Disturbances come in pairs
 of opposite signs, one of which crosses a jump nearby.
@@ -69,7 +69,7 @@ class _Noise:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    raises: bool
+    raises: bool | None
     finite: Tensor
     reference: oracle.Reference
 
@@ -85,9 +85,7 @@ def expect(call: Call, operands: Operands, seed: int | None, disturbances: int) 
     """
     exact = _outcome(call, operands, seed, None)
     disturbed = [
-        _outcome(call, operands, seed, _Noise(pair, sign))
-        for pair in range(disturbances)
-        for sign in (1, -1)
+        _outcome(call, operands, seed, _Noise(pair, sign)) for pair in range(disturbances) for sign in (1, -1)
     ]
     raises = exact.raises if all(each.raises is exact.raises for each in disturbed) else None
     reference, names = exact.reference, ("out", "lse", "max_scores")
@@ -129,9 +127,7 @@ def _size(numbers: Tensor) -> Tensor:
     return numbers.abs().nan_to_num(0.0, 0.0, 0.0)
 
 
-def _outcome(
-    call: Call, operands: Operands, seed: int | None, noise: _Noise | None
-) -> _Outcome:
+def _outcome(call: Call, operands: Operands, seed: int | None, noise: _Noise | None) -> _Outcome:
     """The reference, with disturbed roundings if there is noise."""
     shape = (call.batch, call.heads[0], *call.lengths)
     visible, raises = _visible(call, operands, shape, noise)
@@ -159,36 +155,41 @@ def _outcome(
         keep_rate=keep_rate(call.dropout_p) or 1.0,
     )
     finite = ((made["scores"] < torch.inf) | ~visible).all(-1)
-    return _Outcome(raises or bool(made["poison"].any()), finite, reference)
+    if raises is False:
+        raises = bool(made["poison"].any())
+    return _Outcome(raises, finite, reference)
 
 
 def _visible(
     call: Call, operands: Operands, shape: tuple[int, ...], noise: _Noise | None
-) -> tuple[Tensor, bool]:
-    """Which pairs are visible, and whether poison decides that somewhere."""
-    shown, raises = torch.ones(shape, dtype=torch.bool), False
-    asked = shown
+) -> tuple[Tensor, bool | None]:
+    """Which pairs are visible, and whether poison decides that somewhere.
+
+    None where a block mask's program has no value at pairs that the mask_mod hides: engines may look at
+    either one first.
+    """
+    shown, asked = torch.ones(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
     if call.blocks is not None and call.blocks.kinds is not None:
         kinds = given_kinds(call, operands.block_program)
         for dim, size in ((2, call.blocks.size[0]), (3, call.blocks.size[1])):
             kinds = kinds.repeat_interleave(size, dim=dim).narrow(dim, 0, shape[dim])
-        shown, asked = (kinds == 2).expand(shape), (kinds == 1).expand(shape)
-        if operands.block_program is None:
-            shown = shown | asked
+        shown, asked = (kinds != 0).expand(shape), (kinds == 1).expand(shape)
+    nowhere = torch.zeros(shape, dtype=torch.bool)
+    poison = nowhere
     if operands.block_program is not None:
         value, poison = _run(operands.block_program, _indices(shape), shape, noise)
-        raises = bool((poison & asked).any())
-        shown = (value & ~poison & asked) | (shown & ~asked)
+        shown, poison = torch.where(asked, value & ~poison, shown), poison & asked
+        if bool(poison.any()) and call.blocks is not None and call.blocks.kinds is None:
+            return shown, True  # the analysis finds it before there is a call
+    mod, mod_poison = shown.new_ones(shape), nowhere
     if operands.mask is not None:
-        value, poison = _run(operands.mask, _indices(shape), shape, noise)
-        raises = raises or bool((poison & shown).any())
-        shown = shown & value & ~poison
-    return shown, raises
+        mod, mod_poison = _run(operands.mask, _indices(shape), shape, noise)
+    decided = (poison & (mod | mod_poison)) | (mod_poison & shown)
+    raises = True if bool(decided.any()) else (None if bool(poison.any()) else False)
+    return shown & mod & ~mod_poison, raises
 
 
-def _modified(
-    call: Call, operands: Operands, scores: Tensor, noise: _Noise | None
-) -> tuple[Tensor, Tensor]:
+def _modified(call: Call, operands: Operands, scores: Tensor, noise: _Noise | None) -> tuple[Tensor, Tensor]:
     """What the score_mod makes of float64 scores, in float64, and where it has no value."""
     if noise is not None:
         scores = scores + torch.from_numpy(noise.signs(tuple(scores.shape))) * _lost(call, operands)
@@ -254,5 +255,3 @@ def _spread(exact: Tensor, others: list[Tensor]) -> Tensor:
 
 def _precise(call: Call) -> DType:
     return DType.FLOAT64 if call.dtype == "f64" else DType.FLOAT32
-
-

@@ -121,4 +121,3 @@ _DEFAULTS: dict[str, Any] = {
     one.name: one.default for one in fields(Call) if one.name not in ("lengths", "heads", "dims", "batch")
 }
 """What a call has where nothing in particular is asked."""
-

@@ -236,6 +236,14 @@ def test_an_empty_capture_has_no_element():
 # Reductions
 
 
+def test_no_pair_reads_nothing():
+    """The second index is out of range, and there is no pair for which that would matter."""
+    body = load(0, [var("q_idx"), const(9, I64)], I64)
+    found = evaluate(body, {"q_idx": np.arange(0)}, (np.ones((2, 3), np.int64),))
+    assert found.value.shape == (0,)
+    assert not found.is_poisoned
+
+
 def test_reductions_nest_and_take_parts(monkeypatch: pytest.MonkeyPatch):
     structure = parse_structure(
         "score(c0: f32[2]) -> f32\n"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict, final
+from typing import Any, NamedTuple, TypedDict
 
 from saccade.attention.validate import require_choice
 from saccade.errors import ArgumentError, ArgumentTypeError
@@ -80,9 +79,7 @@ _TORCH_NAMES = {
 }
 
 
-@final
-@dataclass(frozen=True)
-class KernelOptions:
+class KernelOptions(NamedTuple):
     """What `kernel_options` and `backend` ask for together."""
 
     backend: str

@@ -7,9 +7,8 @@ nothing is left out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple, TypeVar, final
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,9 +67,7 @@ class Arguments(NamedTuple):
     backend: str = AUTO
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Request:
+class Request(NamedTuple):
     """A call, checked and read. The seed of dropout is not drawn yet.
 
     Attributes:
@@ -104,7 +101,9 @@ def read_request(given: Arguments) -> Request:
     """
     outputs = _check(given)
     options = read_options(given.kernel_options, given.backend)
-    query, key, value = autocasted(given.query, given.key, given.value)
+    query, key, value = given.query, given.key, given.value
+    if torch._C._is_any_autocast_enabled():  # of one device it takes longer to ask
+        query, key, value = autocasted(query, key, value)
     require_types(query, key, value)
     require_shapes(query, key, value, given.enable_gqa)
     require_sinks(given.sinks, query)
@@ -140,20 +139,14 @@ def _check(given: Arguments) -> Outputs:
 
 def autocasted(*tensors: Tensor) -> list[Tensor]:
     """Return the tensors in the dtype that autocast asks for on the first one's device, or unchanged."""
-    device = _autocast_device(tensors[0].device)
-    if device is None or not torch.is_autocast_enabled(device):
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [
         tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype is not torch.float64 else tensor
         for tensor in tensors
     ]
-
-
-@lru_cache
-def _autocast_device(device: torch.device) -> str | None:
-    """The device's type, if autocast knows it."""
-    return device.type if torch.amp.is_autocast_available(device.type) else None
 
 
 def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | PackedMask | None:

@@ -312,7 +312,7 @@ class _Machine:
         for index, size in zip(indices, capture.shape, strict=True):
             outside = outside | (index < -size) | (index >= size)
             wrapped.append(np.where(index < 0, index + size, index))
-        if not outside.any():
+        if outside.size and not outside.any():  # without elements an index may still be outside
             return np.asarray(capture[tuple(wrapped)]).astype(kind, copy=False), poison
         if capture.size == 0:
             value = np.zeros(outside.shape, kind)

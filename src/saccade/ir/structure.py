@@ -22,6 +22,8 @@ class ModKind(Enum):
     MASK = "mask"
     SCORE = "score"
 
+    __hash__ = object.__hash__  # as in DType: members are singletons
+
 
 @final
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from itertools import chain
 
@@ -18,11 +19,10 @@ from saccade.backends.cpu.work import (
     decode_work,
     forward_work,
     whole_decode,
-    whole_forward,
 )
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.codegen.cpu.arguments import ArgumentLayout
-from saccade.masks import causal, sliding_window
+from saccade.masks import causal, noop_mask, sliding_window
 
 extents = st.builds(
     lambda batch, shared, kv_heads, group, q_len, kv_len: Extent(
@@ -146,7 +146,6 @@ def test_work_is_kept() -> None:
     assert forward_work(mask, extent, 96, 128) is forward_work(mask, extent, 96, 128)
     assert forward_work(mask, extent, 96, 128) is not forward_work(mask, extent, 24, 128)
     assert decode_work(mask, extent, 2) is decode_work(mask, extent, 2)
-    assert whole_forward(extent, 96, 128, BlockKind.FULL) is whole_forward(extent, 96, 128, BlockKind.FULL)
 
 
 def addresses_held(*holders: object) -> set[int]:
@@ -170,8 +169,18 @@ def test_addresses_are_of_arrays_that_are_held() -> None:
     assert lists <= addresses_held(forward, forward.runs)
     lists = {slot(decode, name) for name in (*RUNS, "items", "item_offsets")}
     assert lists <= addresses_held(decode, *decode.held)
-    whole = whole_decode(extent, 1, BlockKind.FULL)
-    lists = {slot(whole, name) for name in (*RUNS, "items", "item_offsets")}
-    assert lists == {np.asarray(each).ctypes.data for each in (whole.items, whole.item_offsets, *whole.held)}
-    assert [each.tolist() for each in whole.held] == [[0, 1], [0], [64], [BlockKind.FULL]]
-    assert [np.asarray(each).dtype.name for each in whole.held] == ["int64", "int32", "int32", "uint8"]
+
+
+def test_the_ranges_of_a_tile_that_sees_all() -> None:
+    for kind in (BlockKind.PARTIAL, BlockKind.FULL):
+        work = whole_decode(Extent(2, 2, 4, 2, 3, 1000), 1, kind)
+        types = {"run_offsets": ctypes.c_int64, "run_start": ctypes.c_int32, "run_stop": ctypes.c_int32}
+        found = {name: type_.from_address(slot(work, name)).value for name, type_ in types.items()}
+        assert found == {"run_offsets": 0, "run_start": 0, "run_stop": 1000}
+        assert (ctypes.c_int64 * 2).from_address(slot(work, "run_offsets"))[1] == 1
+        assert ctypes.c_uint8.from_address(slot(work, "run_kind")).value == kind
+        masked = decode_work(
+            create_block_mask(noop_mask, None, None, 3, 1000, device="cpu"), Extent(2, 2, 4, 2, 3, 1000), 1
+        )
+        assert (work.items, work.item_offsets, work.keys) == (masked.items, masked.item_offsets, masked.keys)
+        assert work.cost().tolist() == masked.cost().tolist()

@@ -6,10 +6,9 @@ point to is held until the kernel has returned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import NoReturn, TypeAlias, final
 
 import torch
@@ -19,24 +18,14 @@ from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands, Results
 from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, template
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
-from saccade.backends.cpu.launch import Launch, Step
-from saccade.backends.cpu.pace import is_long
 from saccade.backends.cpu.poison import Place, raise_poison
 from saccade.backends.cpu.specialise import Choice, analysis_pays, mods_of, specify
-from saccade.backends.cpu.work import (
-    DecodeWork,
-    Extent,
-    ForwardWork,
-    decode_work,
-    forward_work,
-    whole_decode,
-    whole_forward,
-)
+from saccade.backends.cpu.walk import Walk, masked_walk, whole_walk
+from saccade.backends.cpu.work import Extent
 from saccade.backends.layout import strides_like
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, State, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
 from saccade.codegen.cpu.isa import ISAS
-from saccade.codegen.cpu.spec import KernelKind
 from saccade.ir.program import Program
 from saccade.problem import AttentionProblem
 from saccade.runtime.team import thread_count
@@ -46,10 +35,6 @@ __all__ = ["CpuKernel"]
 
 _QUERY, _KEY, _VALUE, _OUT = map(ArgumentLayout.slot, ("query", "key", "value", "out"))
 _LSE, _MAX_SCORES, _SINKS, _SEED = map(ArgumentLayout.slot, ("lse", "max_scores", "sinks", "seed"))
-_PACKED_KEYS, _PACKED_VALUES = ArgumentLayout.slot("packed_keys"), ArgumentLayout.slot("packed_values")
-_PARTIALS = ArgumentLayout.slot("partials")
-
-_COPY = 8  # multiply-adds that moving an element takes as long as
 
 _strides_like = lru_cache(maxsize=256)(strides_like)
 
@@ -63,18 +48,6 @@ class _Ready:
 
     loaded: LoadedKernel
     template: Block
-    captures: tuple[CaptureSlots, ...]  # of all programs, in their order
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    """A kernel and its work: all of a call but what operands bring."""
-
-    ready: _Ready
-    work: ForwardWork | DecodeWork
-    block: Block
-    launch: Launch
 
 
 @final
@@ -95,7 +68,6 @@ class CpuKernel:
         )
         self._shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
         self._precise = TORCH[problem.accumulates_in]
-        self._width = problem.head_dim + problem.value_dim
         lone_mask = problem.block_mask is None and problem.mask_mod is not None
         self._everything = BlockKind.PARTIAL if lone_mask else BlockKind.FULL
         self._analyses = lone_mask and analysis_pays(problem)
@@ -107,11 +79,13 @@ class CpuKernel:
         results = self._results(operands.query)
         programs = self._programs(operands)
         captures = [Capture(each) for program in programs.values() for each in program.captures]
-        ready = self._made_ready(programs, captures)
-        walk = self._walk(ready, self._mask(operands))
-        block = walk.block[:]
+        ready = self._made_ready(tuple([capture.is_dense for capture in captures]))
+        walk = self._walk(ready.loaded, self._mask(operands))
+        block = ready.template[:]
+        for slot, number in walk.work.slots:
+            block[slot] = number
         held = self._fill(block, operands, results)
-        for capture, slots in zip(captures, ready.captures, strict=True):
+        for capture, slots in zip(captures, ready.loaded.captures, strict=True):
             capture.fill(block, slots)
         state = walk.launch(block)
         del held
@@ -138,19 +112,12 @@ class CpuKernel:
         }
         return {which: program for which, program in given.items() if program is not None}
 
-    def _made_ready(self, programs: _Programs, captures: Sequence[Capture]) -> _Ready:
+    def _made_ready(self, dense: tuple[bool, ...]) -> _Ready:
         """The kernel for captures of these strides."""
-        dense = tuple([capture.is_dense for capture in captures])
         ready = self._ready.get(dense)
         if ready is None:
-            rest = iter(dense)
-            by_program = {
-                which: tuple(islice(rest, len(program.captures))) for which, program in programs.items()
-            }
-            loaded = load_kernel(specify(self._problem, self._choice, self._mods, by_program))
-            layout = loaded.source.layout
-            slots = tuple([each for which in programs for each in layout.captures[which]])
-            ready = _Ready(loaded, template(self._problem, self._mods, layout), slots)
+            loaded = load_kernel(specify(self._problem, self._choice, self._mods, dense))
+            ready = _Ready(loaded, template(self._problem, self._mods, loaded.source.layout))
             self._ready[dense] = ready
         return ready
 
@@ -191,67 +158,13 @@ class CpuKernel:
             self._analysed = mask
         return mask
 
-    def _walk(self, ready: _Ready, mask: BlockMask | None) -> _Walk:
-        """The work under a mask, or where every pair is visited; kept on the mask, or among the latest."""
-        threads = thread_count()
+    def _walk(self, kernel: LoadedKernel, mask: BlockMask | None) -> Walk:
         if mask is None:
-            return _whole_walk(self, ready, threads)
-        return mask.once((ready, threads), lambda: self.walk(ready, mask, threads))
-
-    def walk(self, ready: _Ready, mask: BlockMask | None, threads: int) -> _Walk:
-        """Return the work of a loaded kernel, and its arguments."""
-        work: ForwardWork | DecodeWork
-        if self._choice.kind is KernelKind.DECODE:
-            if mask is None:
-                work = whole_decode(self._extent, threads, self._everything)
-            else:
-                work = decode_work(mask, self._extent, threads)
-            launch = self._decode(ready.loaded, work)
-        else:
-            sizes = (self._extent, self._choice.rows, ready.loaded.source.panel_keys)
-            work = whole_forward(*sizes, self._everything) if mask is None else forward_work(mask, *sizes)
-            launch = self._forward(ready.loaded, work)
-        block = ready.template[:]
-        for slot, number in work.slots:
-            block[slot] = number
-        return _Walk(ready, work, block, launch)
-
-    def _forward(self, loaded: LoadedKernel, work: ForwardWork) -> Launch:
-        source, (pack, attend) = loaded.source, loaded.addresses
-        panels = self._problem.kv_batch * self._problem.kv_heads * work.panels
-        count, panel_work = len(work.pack_items), _COPY * source.panel_keys * self._width
-        total = work.cost.item(-1) * self._choice.rows * self._width
-        return Launch(
-            (Step(pack, count, count * panel_work), Step(attend, len(work.items), total, work.cost)),
-            source.scratch_bytes,
-            {
-                _PACKED_KEYS: panels * source.key_panel_bytes,
-                _PACKED_VALUES: panels * source.value_panel_bytes,
-            },
-        )
-
-    def _decode(self, loaded: LoadedKernel, work: DecodeWork) -> Launch:
-        source, (attend, merge) = loaded.source, loaded.addresses
-        heads, rows = len(work.item_offsets) - 1, self._choice.rows
-        count = work.item_offsets[heads]
-        # Reading a key and value takes as long as some multiply-adds, however few the rows.
-        total = float(work.keys * max(rows, _COPY) * self._width)
-        return Launch(
-            (
-                Step(attend, count, total, work.cost() if is_long(total) else None),
-                Step(merge, heads, float(count * rows * self._width)),
-            ),
-            source.scratch_bytes,
-            {_PARTIALS: count * source.partial_bytes},
-        )
+            return whole_walk(kernel, self._extent, self._everything, thread_count())
+        return masked_walk(kernel, mask, self._extent, thread_count())
 
     def _raise(self, state: list[int], operands: Operands, programs: _Programs) -> NoReturn:
         k, lanes = state[State.ERROR_K], ISAS[self._choice.key.target].lanes(self._problem.accumulates_in)
         keys = range(k, min(k + lanes, self._problem.kv_len))
         which, b, h, q = Which(state[State.ERROR]), *state[State.ERROR_B : State.ERROR_K]
         raise_poison(self._problem, operands, programs, Place(which, b, h, q, keys))
-
-
-@lru_cache(maxsize=64)
-def _whole_walk(kernel: CpuKernel, ready: _Ready, threads: int) -> _Walk:
-    return kernel.walk(ready, None, threads)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
+from saccade.codegen.cpu.arguments import CaptureSlots
 from saccade.codegen.cpu.kernel import emit
 from saccade.codegen.cpu.spec import KernelSource, KernelSpec
 from saccade.runtime.cache import KernelCache
@@ -19,14 +21,21 @@ class LoadedKernel:
     """A kernel that can be called as long as this object lives.
 
     Attributes:
+        spec: What it was compiled from.
         source: Its text, and what a caller must know.
         code: Its machine code.
         addresses: Of its entries, in the order of `source.entries`.
     """
 
+    spec: KernelSpec
     source: KernelSource
     code: CompiledKernel
     addresses: tuple[int, ...]
+
+    @cached_property
+    def captures(self) -> tuple[CaptureSlots, ...]:
+        """Where the captures of all programs stand, in the order of `Which`."""
+        return tuple([slots for _, each in sorted(self.source.layout.captures.items()) for slots in each])
 
 
 KERNELS: KernelCache[KernelSpec, LoadedKernel] = KernelCache(capacity=256)
@@ -42,4 +51,4 @@ def _compile(spec: KernelSpec) -> LoadedKernel:
     source, isa = emit(spec), spec.isa
     name = f"{spec.kind.name.lower()}_{spec.key.dtype.name.lower()}_{spec.key.head_dim}_{isa.name}"
     code = compile_kernel(name, source.text, source.entries, Target(host_triple(), isa.cpu, isa.features))
-    return LoadedKernel(source, code, tuple(map(code.address, source.entries)))
+    return LoadedKernel(spec, source, code, tuple(map(code.address, source.entries)))

@@ -116,32 +116,34 @@ def kind_for(problem: AttentionProblem) -> KernelKind:
 
 
 def mods_of(problem: AttentionProblem) -> dict[Which, ModFacts]:
-    """Return the programs of the problem's kernel.
+    """Return the programs of the problem's kernel, in the order of `Which`."""
+    mask, mask_mod = _masks(problem)
+    given = ((Which.MASK, mask), (Which.MASK_MOD, mask_mod), (Which.SCORE, problem.score))
+    return {which: mod for which, mod in given if mod is not None}
+
+
+def _masks(problem: AttentionProblem) -> tuple[ModFacts | None, ModFacts | None]:
+    """The kernel's two masks.
 
     A mask_mod alone has the place of a block mask's program, so that one kernel serves it, whether or not it
     is analysed first.
     """
-    blocks = problem.block_mask
-    given = {
-        Which.MASK: problem.mask_mod if blocks is None else blocks.mod,
-        Which.MASK_MOD: None if blocks is None else problem.mask_mod,
-        Which.SCORE: problem.score,
-    }
-    return {which: mod for which, mod in given.items() if mod is not None}
+    blocks, mask_mod = problem.block_mask, problem.mask_mod
+    return (mask_mod, None) if blocks is None else (blocks.mod, mask_mod)
 
 
 def key_of(problem: AttentionProblem, isa: str) -> KernelKey:
     """Return the key of the problem's forward kernel; gradients of captures are no concern of it."""
-    structures = {which: mod.structure for which, mod in mods_of(problem).items()}
+    score, mask, mask_mod = problem.score, *_masks(problem)
     return _key(
         isa,
         problem.dtype,
         problem.head_dim,
         problem.value_dim,
         problem.q_heads != problem.kv_heads,
-        structures.get(Which.SCORE),
-        structures.get(Which.MASK),
-        structures.get(Which.MASK_MOD),
+        None if score is None else score.structure,
+        None if mask is None else mask.structure,
+        None if mask_mod is None else mask_mod.structure,
         problem.outputs,
         problem.sinks is not None,
         problem.dropout_p > 0.0,
@@ -183,7 +185,7 @@ def specify(
     problem: AttentionProblem,
     choice: Choice,
     mods: Mapping[Which, ModFacts],
-    dense: Mapping[Which, tuple[bool, ...]],
+    dense: tuple[bool, ...],
 ) -> KernelSpec:
     """Return the kernel's specification.
 
@@ -191,10 +193,11 @@ def specify(
         problem: The problem.
         choice: How it is computed.
         mods: Its programs, as `mods_of` gives them.
-        dense: For each program, which of its captures have neighbours along their last dimension.
+        dense: Which captures have neighbours along their last dimension, program by program.
     """
-    facts = {}
+    facts, first = {}, 0
     for which, mod in mods.items():
+        last = first + len(mod.capture_shapes)
         facts[which] = prove(
             mod.structure,
             batch=problem.batch,
@@ -203,8 +206,9 @@ def specify(
             kv_len=problem.kv_len,
             numbers=mod.numbers,
             shapes=mod.capture_shapes,
-            dense=dense[which],
+            dense=dense[first:last],
         )
+        first = last
     return KernelSpec(
         choice.kind,
         choice.key,

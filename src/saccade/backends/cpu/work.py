@@ -1,7 +1,7 @@
 """The work of a call: which tiles are visited, in what order, and how it is cut for threads.
 
 Tables of integers that kernels walk, worked out from what is visible. They hold no tensor of the call, so
-they are kept: on the BlockMask that they follow from, or for the latest sizes where every pair is visited.
+they are kept on the BlockMask that they follow from.
 Invariant: every query is in one item of `ForwardWork` and every visited key in one of `DecodeWork`, and a key
 that a run visits is in a packed panel.
 """
@@ -9,9 +9,7 @@ that a run visits is in a packed panel.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -40,10 +38,14 @@ _PARTIAL_COST = 1.5  # what a key of a PARTIAL range costs, in keys of a FULL on
 _LEAST_CHUNK = 256  # keys of a decode item; fewer, and its partial result costs as much as they do
 _CHUNKS_A_THREAD = 4
 
-_RUNS = tuple(
-    map(ArgumentLayout.slot, ("run_offsets", "run_start", "run_stop", "run_kind", "runs_b", "runs_h"))
-)
-_ITEMS, _ITEM_OFFSETS = ArgumentLayout.slot("items"), ArgumentLayout.slot("item_offsets")
+_LISTS = ("run_offsets", "run_start", "run_stop", "run_kind")
+_RUNS = tuple(map(ArgumentLayout.slot, (*_LISTS, "runs_b", "runs_h")))
+_DECODE_LISTS = tuple(map(ArgumentLayout.slot, (*_LISTS, "items", "item_offsets")))
+_ITEMS, _ITEM_OFFSETS = _DECODE_LISTS[-2:]
+
+# The ranges of one tile that sees all keys, but for the last key.
+_ONE_RANGE, _FIRST_KEY = array("q", (0, 1)), array("i", (0,))
+_KINDS = {kind: array("B", (kind,)) for kind in (BlockKind.PARTIAL, BlockKind.FULL)}
 
 _Ranges: TypeAlias = list[tuple[int, int]]  # of keys: first, and after the last
 
@@ -100,7 +102,7 @@ class DecodeWork:
         item_offsets: int64[B * Hkv + 1], first item of each kv head.
         keys: How many keys are visited, over all kv heads.
         slots: The arguments it decides: slot and value.
-        held: Further arrays that arguments point to: the ranges of keys.
+        held: What else they point to.
     """
 
     items: array[int]
@@ -130,7 +132,6 @@ def forward_work(mask: BlockMask, extent: Extent, rows: int, panel_keys: int) ->
     )
 
 
-@lru_cache(maxsize=64)
 def whole_forward(extent: Extent, rows: int, panel_keys: int, kind: BlockKind) -> ForwardWork:
     """Return the forward kernel's work where every pair is visited, in one range of a kind.
 
@@ -154,7 +155,7 @@ def decode_work(mask: BlockMask, extent: Extent, threads: int) -> DecodeWork:
     group = extent.q_heads // extent.kv_heads
     return mask.once(
         ("decode_work", extent, threads),
-        lambda: _masked_decode(tile_runs(mask, extent.q_len, group), extent, threads),
+        lambda: _decode_work(tile_runs(mask, extent.q_len, group), extent, threads),
     )
 
 
@@ -167,11 +168,15 @@ def whole_decode(extent: Extent, threads: int, kind: BlockKind) -> DecodeWork:
         [0, 0, 300, 0, 300, 600, 1, 0, 300, 1, 300, 600]
     """
     # Without numpy, for a growing cache asks anew at every step.
-    keys = extent.kv_len
-    runs = array("q", (0, 1)), array("i", (0,)), array("i", (keys,)), array("B", (kind,))
-    addresses = [each.buffer_info()[0] for each in runs]
-    slots = tuple(zip(_RUNS, (*addresses, 0, 0), strict=True))
-    return _decode_work([[(0, keys)]], [0] * (extent.batch * extent.kv_heads), threads, slots, runs)
+    keys, pairs = extent.kv_len, extent.batch * extent.kv_heads
+    chunks = _chunks([(0, keys)], keys, _chunk_count(keys, keys * pairs, threads))
+    items = array("q", [number for pair in range(pairs) for ends in chunks for number in (pair, *ends)])
+    item_offsets = array("q", range(0, (pairs + 1) * len(chunks), len(chunks)))
+    stop, kinds = array("i", (keys,)), _KINDS[kind]
+    lists = (_ONE_RANGE, _FIRST_KEY, stop, kinds, items, item_offsets)
+    addresses = [each.buffer_info()[0] for each in lists]
+    slots = tuple(zip(_DECODE_LISTS, addresses, strict=True))
+    return DecodeWork(items, item_offsets, keys * pairs, slots, (stop,))
 
 
 def _whole(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
@@ -228,34 +233,34 @@ def _visited_panels(runs: TileRuns, extent: Extent, panels: int, panel_keys: int
     return np.flatnonzero(visits).astype(np.int64)
 
 
-def _masked_decode(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
+def _decode_work(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
     stored_b, stored_h, tiles = runs.shape
     assert tiles == 1, "a decode kernel takes all queries as one tile"
     bounds = list(zip(runs.start.tolist(), runs.stop.tolist(), strict=True))
     rows = [bounds[first:last] for first, last in pairwise(runs.offsets.tolist())]
+    visited = [sum(stop - start for start, stop in row) for row in rows]
     row_of = [
         (b if stored_b > 1 else 0) * stored_h + (head if stored_h > 1 else 0)
         for b in range(extent.batch)
         for head in range(extent.kv_heads)
     ]
-    return _decode_work(rows, row_of, threads, _run_slots(runs), (runs,))
-
-
-def _decode_work(
-    rows: Sequence[_Ranges],
-    row_of: Sequence[int],  # [B * Hkv], the row of `rows` that a kv head walks
-    threads: int,
-    slots: tuple[tuple[int, int], ...],
-    held: tuple[object, ...],
-) -> DecodeWork:
-    visited = [sum([stop - start for start, stop in row]) for row in rows]
-    total = sum([visited[row] for row in row_of])
-    chunk = max(total // (threads * _CHUNKS_A_THREAD), _LEAST_CHUNK)
-    chunks = [_chunks(row, length, -(-length // chunk)) for row, length in zip(rows, visited, strict=True)]
-    items = array("q", [n for pair, row in enumerate(row_of) for keys in chunks[row] for n in (pair, *keys)])
-    item_offsets = array("q", [0, *accumulate([len(chunks[row]) for row in row_of])])
+    total = sum(visited[row] for row in row_of)
+    chunks = [
+        _chunks(row, keys, _chunk_count(keys, total, threads))
+        for row, keys in zip(rows, visited, strict=True)
+    ]
+    items = array("q")
+    for pair, row in enumerate(row_of):
+        for ends in chunks[row]:
+            items.extend((pair, *ends))
+    item_offsets = array("q", [0, *accumulate(len(chunks[row]) for row in row_of)])
     lists = (_ITEMS, items.buffer_info()[0]), (_ITEM_OFFSETS, item_offsets.buffer_info()[0])
-    return DecodeWork(items, item_offsets, total, slots + lists, held)
+    return DecodeWork(items, item_offsets, total, _run_slots(runs) + lists, (runs,))
+
+
+def _chunk_count(keys: int, total: int, threads: int) -> int:
+    """Into how many chunks a kv head's keys are cut, of `total` over all heads."""
+    return -(-keys // max(total // (threads * _CHUNKS_A_THREAD), _LEAST_CHUNK))
 
 
 def _chunks(ranges: _Ranges, length: int, count: int) -> _Ranges:

@@ -112,11 +112,12 @@ def _read_rate(kernel: PeakKernel, runs: int) -> float:
     threads = torch.get_num_threads()
     steps = beyond_caches() // threads // kernel.work
     part = steps * kernel.work
+    # Memory of torch's, as keys and values are: numpy asks the system for larger pages, which read faster.
     # Ones, not zeros: untouched zero pages would all be the same one.
-    memory = np.ones(threads * part, np.uint8)
+    memory = torch.ones(threads * part, dtype=torch.uint8)
     arguments = [np.zeros(_SLOTS, np.int64) for _ in range(threads)]
     for number, one in enumerate(arguments):
-        one[:2] = steps, memory.ctypes.data + number * part
+        one[:2] = steps, memory.data_ptr() + number * part
     return _best_rate(kernel, arguments, runs)
 
 

@@ -25,6 +25,8 @@ class KernelKind(Enum):
     FORWARD = "tiles of queries against packed keys"
     DECODE = "few query rows against keys read in place, split over threads"
 
+    __hash__ = object.__hash__  # as in DType: members are singletons
+
 
 @final
 @dataclass(frozen=True)
