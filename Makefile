@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Test processes; raise it on a larger machine.
 WORKERS ?= 2
+# How long `make fuzz` goes on, and the first of its seeds.
+MINUTES ?= 10
+SEED ?= 1000
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -23,6 +26,10 @@ demo: $(READY) ## check and time the ready-made masks on real sizes, and draw ou
 .PHONY: test
 test: $(READY) ## all tests and doctests, with coverage (at least 95 %)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+.PHONY: fuzz
+fuzz: $(READY) ## random calls of the CPU engine against float64, for MINUTES=10, from SEED=1000 on
+	PYTHONPATH=src:tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)
 
 .PHONY: check
 check: format lint types test ## format, lint, types, then every test; CI runs docs and package too

@@ -8,7 +8,7 @@ written for either keeps working:
     │   ├── ShapeError             ValueError           a shape does not fit the others
     │   ├── DTypeError             ValueError           a dtype does not fit the others
     │   ├── MaskAxisError          ValueError           a mask reads b or h on an axis it was built without
-    │   └── OperandError           + RuntimeError       arguments of scaled_dot_product_attention clash
+    │   └── OperandError           + RuntimeError       operands clash, or one has no memory
     ├── ArgumentTypeError          TypeError            an argument is the wrong kind of object
     │   └── ModError               + RuntimeError       what was given as a mod is none
     ├── SettingError               ValueError           an environment variable holds a bad value
@@ -94,10 +94,10 @@ class MaskAxisError(ArgumentError):
 
 
 class OperandError(ArgumentError, RuntimeError):
-    """The arguments of `scaled_dot_product_attention` do not fit each other, or one cannot be used.
+    """The arguments of `scaled_dot_product_attention` do not fit each other, or a tensor cannot be read.
 
-    It is a RuntimeError too because torch's function of that name raises that. The message gives the shapes,
-    dtypes or values that clash.
+    It is a RuntimeError too because torch raises that there. The message gives the shapes, dtypes or values
+    that clash, or the tensor whose storage was freed or resized.
     """
 
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import final
 
 from saccade.backends.base import Kernel
-from saccade.backends.registry import ENTRIES, candidates, load
+from saccade.backends.registry import ENTRIES, Visibility, candidates, load
 from saccade.errors import ArgumentError, BackendError
 from saccade.problem import AttentionProblem
 from saccade.schedule import Schedule
@@ -26,6 +26,7 @@ AUTO = "auto"
 
 _NO_HINTS = Schedule()
 _NAMES = tuple(entry.name for entry in ENTRIES)
+_NATIVE = frozenset(entry.name for entry in ENTRIES if entry.visibility is Visibility.NATIVE)
 
 _log = logging.getLogger("saccade")
 
@@ -120,6 +121,10 @@ def reasons_against(problem: AttentionProblem, name: str, *, asked_by_name: bool
     """
     backend = load(name)
     reasons = backend.unsupported_reasons(problem)
+    if problem.follower and name in _NATIVE:
+        reasons.append(
+            f"it computes in code of its own, and {problem.follower} follows torch's operations alone"
+        )
     if asked_by_name:
         return reasons
     reasons += backend.drawbacks(problem)

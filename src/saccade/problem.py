@@ -144,7 +144,10 @@ class AttentionProblem:
         sinks: The element type of the sinks `[Hq]`; None without them.
         dropout_p: The probability that a weight is dropped.
         outputs: What is wanted beside the output.
-        needs_grad: Whether a gradient may be asked for later.
+        needs_grad: Whether a derivative is wanted: a gradient, perhaps, later, or a tangent at once.
+        needs_tangent: Whether tangents travel with the tensors (forward-mode derivatives).
+        follower: What takes the call apart into torch's own operations and knows no others, such as
+            "torch.func.vmap"; "" for nobody.
 
     Example:
         >>> problem = AttentionProblem("cpu", DType.FLOAT32, batch=2, kv_batch=2, q_heads=8, kv_heads=2,
@@ -171,6 +174,8 @@ class AttentionProblem:
     dropout_p: float = 0.0
     outputs: Outputs = Outputs()
     needs_grad: bool = False
+    needs_tangent: bool = False
+    follower: str = ""
 
     @property
     def scores(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,8 @@ from torch._dynamo.testing import CompileCounter
 
 import saccade
 from catalogue import CATALOGUE, Case, Sizes
-from saccade import AuxRequest, create_block_mask, flex_attention
+from saccade import AuxRequest, BlockMask, create_block_mask, flex_attention
+from saccade.errors import StaleMaskError
 from saccade.masks import causal, document, shift, sliding_window
 from saccade.scores import alibi
 
@@ -183,6 +185,66 @@ def test_growing_lengths_and_offsets_compile_twice() -> None:
         query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, length, 4)
         torch.testing.assert_close(fast(query, key, length - 1), step(query, key, length - 1))
     assert counter.frame_count == 2
+
+
+MADE_FROM = {
+    "captured": lambda pads: lambda b, h, q_idx, kv_idx: pads[b, kv_idx],
+    "made on the way": lambda pads: lambda b, h, q_idx, kv_idx: (~pads)[b, kv_idx],
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", "cpu"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("made_from", MADE_FROM.values(), ids=MADE_FROM.keys())
+def test_a_stale_block_mask_raises(
+    made_from: Callable[[Tensor], Callable[..., Tensor]], compiler: str, engine: str
+) -> None:
+    pads = torch.tensor([[True, False, False, True]] * 2)
+    pads[1, 1] = True  # the count of its writes is above 0 from the start
+    mask = create_block_mask(made_from(pads), 2, None, 4, 4, device="cpu", BLOCK_SIZE=2)
+    query = torch.randn(2, 1, 4, 4)
+    run = compiled(
+        lambda query, mask: flex_attention(query, query, query, block_mask=mask, backend=engine), compiler
+    )
+    expected = flex_attention(query, query, query, block_mask=mask, backend=engine)
+    for _ in range(2):
+        torch.testing.assert_close(run(query, mask), expected)
+    pads.logical_not_()
+    for _ in range(2):
+        with pytest.raises(StaleMaskError, match=r"'pads' \(bool\[2, 4\]\) has changed since"):
+            run(query, mask)
+    mask = mask.refreshed()
+    torch.testing.assert_close(
+        run(query, mask), flex_attention(query, query, query, block_mask=mask, backend=engine)
+    )
+    pads.logical_not_()
+    torch._dynamo.reset()
+    with pytest.raises(StaleMaskError, match="'pads'"):  # at the first call too
+        run(query, mask)
+
+
+def test_an_exported_graph_has_tensors_of_its_own() -> None:
+    document_of = torch.tensor([0, 0, 1, 1])
+    document_of.add_(1)
+    mask = create_block_mask(
+        lambda b, h, q_idx, kv_idx: document_of[q_idx] == document_of[kv_idx], None, None, 4, 4, device="cpu"
+    )
+    model, query = Blocked(mask), torch.randn(1, 1, 4, 4)
+    expected = model(query)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (query,)), file)
+    document_of.add_(1)
+    loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
+    torch.testing.assert_close(loaded(query), expected)
+
+
+class Blocked(nn.Module):
+    def __init__(self, mask: BlockMask) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, query: Tensor) -> Tensor:
+        return flex_attention(query, query, query, block_mask=self.mask)
 
 
 def test_new_masks_of_one_program_do_not_recompile() -> None:

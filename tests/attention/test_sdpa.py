@@ -12,11 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as torchs
 
 from saccade.attention import flex_attention, scaled_dot_product_attention
-from saccade.attention.sdpa import read_sdpa
+from saccade.attention.sdpa import _causal, read_sdpa
 from saccade.errors import ArgumentTypeError, BackendError, OperandError, UnsupportedError
 from saccade.masks import causal
 
@@ -267,6 +269,42 @@ class TestReading:
     def test_a_scale_in_a_tensor_is_a_number(self) -> None:
         query = torch.randn(1, 2, 5, 8)
         assert read_sdpa(query, query, query, scale=torch.tensor(0.5)).request.problem.scale == 0.5
+
+
+class Causal(torch.nn.Module):
+    def forward(self, query: Tensor) -> Tensor:
+        return scaled_dot_product_attention(query, query, query, is_causal=True)
+
+
+class TestCausalMasksAreNoCompilersOwn:
+    """What is kept between calls must not be made while torch makes stand-ins of all tensors."""
+
+    @pytest.fixture(autouse=True)
+    def _none_are_kept(self) -> None:
+        _causal.cache_clear()
+
+    def test_export(self) -> None:
+        query = torch.randn(1, 2, 6, 8)
+        for _ in range(2):
+            exported = torch.export.export(Causal(), (query,), strict=False).module()
+            torch.testing.assert_close(exported(query), torchs(query, query, query, is_causal=True))
+
+    @pytest.mark.parametrize("first", ["real", "fake", "symbolic"])
+    def test_make_fx(self, first: str) -> None:
+        query = torch.randn(1, 2, 6, 8)
+        expected = torchs(query, query, query, is_causal=True)
+        for mode in (first, "real", "fake"):
+            graph = make_fx(Causal(), tracing_mode=mode)(query)
+            torch.testing.assert_close(graph(query), expected)
+        torch.testing.assert_close(Causal()(query), expected)
+
+    def test_a_plain_call_after_one_without_data(self) -> None:
+        with FakeTensorMode():
+            assert Causal()(torch.empty(1, 2, 6, 8)).shape == (1, 2, 6, 8)
+        torch.func.grad(lambda query: Causal()(query).sum())(torch.randn(1, 2, 6, 8))
+        query = torch.randn(1, 2, 6, 8)
+        torch.testing.assert_close(Causal()(query), torchs(query, query, query, is_causal=True))
+        torch.testing.assert_close(make_fx(Causal())(query)(query), Causal()(query))
 
 
 class TestDropout:

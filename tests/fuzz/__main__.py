@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,7 +44,8 @@ class Fault:
         return self.complaint.split("[")[0].split(":")[0]
 
     def report(self) -> str:
-        return f"{self.complaint}\n\nPYTHONPATH=src:tests {sys.executable} -m fuzz \\\n  '{self.call!r}'"
+        call = shlex.quote(repr(self.call))
+        return f"{self.complaint}\n\nPYTHONPATH=src:tests {sys.executable} -m fuzz {call}"
 
 
 def main() -> int:
@@ -53,9 +55,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--all", action="store_true", help="go on after a fault")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--simplify", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve is not None:
         return _serve(given.serve)
+    if given.simplify is not None:
+        return _simplify(_read(given.simplify))
     if given.call:
         faults = [said for text in given.call if (said := _said(_read(text)))]
         print("\n".join(faults) or "right")
@@ -74,9 +79,7 @@ def _hunt(seed: int, minutes: float, *, go_on: bool) -> int:
         for step in _watch(seed, 60 * minutes - spent):
             if isinstance(step, Fault):
                 faults += 1
-                simple = simplest(step.call, lambda call, kind=step.kind: _kind_alone(call) == kind)
-                again = Fault(simple, _alone(simple) or step.complaint)
-                print(f"\n\nfault {faults}, of seed {seed}: {again.report()}\n", flush=True)
+                print(f"\n\nfault {faults}, of seed {seed}: {_simplified(step).report()}\n", flush=True)
                 if not go_on:
                     return 1
                 seed += 1
@@ -154,6 +157,24 @@ def _serve(seed: int) -> int:
                 print("wrong", repr(said), flush=True)
                 return 1
         seed += 1
+
+
+def _simplified(fault: Fault) -> Fault:
+    """The fault of a simpler call: sought in one process, or, if calls end that, in one for each call."""
+    command = [sys.executable, *_COMMAND, "--simplify", repr(fault.call)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        call = _read(done.stdout.strip().splitlines()[-1])
+    else:
+        call = simplest(fault.call, lambda call: _kind_alone(call) == fault.kind, tries=100)
+    return Fault(call, _alone(call) or fault.complaint)
+
+
+def _simplify(call: Call) -> int:
+    """Simplify a call in this process, and print the outcome."""
+    kind = Fault(call, _said(call) or "").kind
+    print(simplest(call, lambda simpler: Fault(simpler, _said(simpler) or "").kind == kind))
+    return 0 if kind else 1
 
 
 def _said(call: Call) -> str | None:

@@ -198,7 +198,8 @@ def _program(call: Call, mod: Mod | None, kind: ModKind) -> Program | None:
     if not mod.text.startswith(f"{kind.value}("):
         return trace(_from_expression(call, mod.text), kind, score_dtype=_precise(call))
     captures = tuple(_captured(table, call.guard) for table in mod.tables)
-    return Program(parse_structure(mod.text), captures, mod.numbers)
+    program = Program(parse_structure(mod.text), captures, mod.numbers)
+    return trace(program, kind, score_dtype=_precise(call))
 
 
 def _precise(call: Call) -> DType:

@@ -9,6 +9,7 @@ of opposite signs, one of which crosses a jump nearby.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,14 +58,15 @@ class Expected:
 
 
 class _Noise:
-    """Random signs; the other of a pair gives the opposite ones."""
+    """Random disturbances of size 1/4 to 1, lest equal ones cancel; the other of a pair has opposite signs."""
 
     def __init__(self, seed: int, sign: int) -> None:
         self._generator = np.random.default_rng(seed)
         self._sign = sign
 
-    def signs(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self._sign * (2.0 * self._generator.integers(0, 2, shape) - 1.0)
+    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        signs = self._sign * (2.0 * self._generator.integers(0, 2, shape) - 1.0)
+        return signs * self._generator.uniform(0.25, 1.0, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ def expect(call: Call, operands: Operands, seed: int | None, disturbances: int) 
     slack = _least_slack(call, operands, reference)
     for name in names:
         row = spread[name].amax(-1, keepdim=True) if name == "out" else spread[name]
-        slack[name] = slack[name] + 4 * row
+        slack[name] = slack[name] + 8 * row
         slack[name][jumps] = torch.inf
     return Expected(raises, reference.out, reference.lse, reference.max_scores, exact.finite, slack)
 
@@ -192,7 +194,7 @@ def _visible(
 def _modified(call: Call, operands: Operands, scores: Tensor, noise: _Noise | None) -> tuple[Tensor, Tensor]:
     """What the score_mod makes of float64 scores, in float64, and where it has no value."""
     if noise is not None:
-        scores = scores + torch.from_numpy(noise.signs(tuple(scores.shape))) * _lost(call, operands)
+        scores = scores + torch.from_numpy(noise.draw(tuple(scores.shape))) * _lost(call, operands)
     if operands.score is None:
         return scores, torch.zeros_like(scores, dtype=torch.bool)
     rounded = scores.to(TORCH[_precise(call)]).numpy()
@@ -202,12 +204,16 @@ def _modified(call: Call, operands: Operands, scores: Tensor, noise: _Noise | No
 
 
 def _lost(call: Call, operands: Operands) -> Tensor:
-    """What rounding may change in the scores, before their mod: a few ulp of the terms' absolute sum."""
-    scale = operands.query.shape[-1] ** -0.5 if call.scale is None else call.scale
-    group = call.heads[0] // call.heads[1]
-    keys = operands.key.double().abs().repeat_interleave(group, dim=1).mT
-    lost = operands.query.double().abs() @ keys * abs(scale)
-    return lost.nan_to_num(0, 0, 0) * _ULP * torch.finfo(TORCH[_precise(call)]).eps
+    """What rounding may change in scores, before their mod: ulp of their terms' absolute sum, √D and more.
+
+    Never nothing: the sign of a zero is free.
+    """
+    precise = torch.finfo(TORCH[_precise(call)])
+    scale = call.dims[0] ** -0.5 if call.scale is None else call.scale
+    keys = operands.key.double().abs().repeat_interleave(call.heads[0] // call.heads[1], dim=1).mT
+    terms = operands.query.double().abs() @ keys * abs(scale)
+    lost = terms.nan_to_num(0, 0, 0) * (_ULP + math.sqrt(call.dims[0])) * precise.eps
+    return lost.clamp(min=precise.smallest_normal)
 
 
 def _run(
@@ -232,7 +238,7 @@ def _disturbed(root: Expr, noise: _Noise) -> Expr:
         elementary = OPS[node.op].rule is TypeRule.FLOAT and node.op not in _ROUNDED
         if node.dtype.is_float and (elementary or node.op in REDUCTIONS or node.op is Op.POW):
             eps = torch.finfo(TORCH[node.dtype]).eps
-            factor = const(1.0 + _ULP * eps * float(noise.signs(())), node.dtype)
+            factor = const(1.0 + _ULP * eps * float(noise.draw(())), node.dtype)
             made = make(Op.MUL, (made, factor))
         done[node] = made
     return done[root]

@@ -43,7 +43,7 @@ def request(case: Case, *, blocks: bool, **options: object) -> Request:
 def test_facts_and_operands_survive(case: Case, blocks: bool) -> None:
     made = request(case, blocks=blocks)
     with torch.no_grad():
-        problem, operands = decode(*encode(made.problem, made.operands, made.packed, "eager"))
+        problem, operands = decode(encode(made.problem, made.operands, made.packed, "eager"))
     # Gradients do not pass a mask, whatever its tensors want.
     assert repr(problem).replace("True", "False") == repr(made.problem).replace("True", "False")
     assert operands.block_mask == made.operands.block_mask
@@ -76,8 +76,8 @@ def test_texts_name_what_is_captured() -> None:
         )
     )
     flat = encode(made.problem, made.operands, made.packed, "eager")
-    assert flat[8] == "\n&\nmask(document: i64[1]) -> bool\ndocument[q_idx] == document[kv_idx]"
-    operands = decode(*flat)[1]
+    assert flat.mask_program == "\n&\nmask(document: i64[1]) -> bool\ndocument[q_idx] == document[kv_idx]"
+    operands = decode(flat)[1]
     assert operands.mask is not None
     assert operands.mask.names == ("document",)
 
@@ -115,3 +115,28 @@ def test_a_mask_put_together_notices_that_its_tensor_changed() -> None:
     document.add_(1)
     with pytest.raises(StaleMaskError, match="'document'"):
         unpacking.unpacked(mask.packed)
+
+
+def test_a_mask_that_was_stale_before_it_was_put_together() -> None:
+    table = torch.tensor([True, False, True, True])
+    mask = create_block_mask(lambda b, h, q_idx, kv_idx: (~table)[kv_idx], None, None, 4, 4, device="cpu")
+    assert len(mask.packed.watched) == 2
+    table.logical_not_()
+    with pytest.raises(StaleMaskError, match="'table'"):
+        unpacking.unpacked(mask.packed)
+
+
+def test_copies_of_what_a_mask_was_made_from_are_watched_from_then_on() -> None:
+    document = torch.tensor([0, 0, 1, 1])
+    document.add_(1)
+    mask = create_block_mask(
+        lambda b, h, q_idx, kv_idx: document[q_idx] == document[kv_idx], None, None, 4, 4
+    )
+    copy = document.clone()
+    pieces = mask.packed._replace(captures=(copy,), watched=(copy,))
+    assert unpacking.unpacked(pieces) == mask
+    document.add_(1)
+    unpacking.unpacked(pieces)
+    copy.add_(1)
+    with pytest.raises(StaleMaskError, match="'document'"):
+        unpacking.unpacked(pieces)

@@ -67,6 +67,22 @@ def test_opcheck(engine: str, sample: str, transposed: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("sinks", [None, torch.randn(2)], ids=["plain", "sinks"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_opcheck_over_no_keys(engine: str, sinks: Tensor | None) -> None:
+    query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 0, 4)
+    wanted = saccade.AuxRequest(lse=True, max_scores=True)
+    made = read_request(Arguments(query, key, key, sinks=sinks, return_aux=wanted))
+    arguments = encode(made.problem, made.operands, made.packed, engine)
+    torch.library.opcheck(torch.ops.saccade.attention.default, arguments)
+    out, lse, max_scores = torch.ops.saccade.attention(*arguments)
+    assert lse.data_ptr() != max_scores.data_ptr()
+    assert not out.any()
+    assert (max_scores == -torch.inf).all()
+    expected = torch.tensor(-torch.inf) if sinks is None else sinks.view(1, 2, 1)
+    torch.testing.assert_close(lse, expected.expand(1, 2, 3))
+
+
 @pytest.mark.parametrize("sample", [name for name in SAMPLES if "dropout_p" not in SAMPLES[name]])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_it_gives_what_the_engine_gives(engine: str, sample: str) -> None:

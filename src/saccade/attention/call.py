@@ -133,7 +133,8 @@ def flex_attention(
         backend: Who computes it: "auto", or one of "cpu", "sdpa", "flex_attention", "eager", which runs or
             raises. On a CPU "auto" takes cpu, and where a gradient or the weights are wanted, sdpa where it
             is exact, eager for small problems, and torch's compiled flex_attention beyond; on other devices
-            sdpa, flex_attention, and eager for small problems. See `explain`.
+            sdpa, flex_attention, and eager for small problems. See `explain`. Where the processor multiplies
+            pairs of bfloat16 (AVX512-BF16), cpu takes subnormal bfloat16 numbers for 0, as it does.
 
     Returns:
         The output `[B, Hq, Q, Dv]` of the query's dtype, its dimensions ordered in memory like the query's.
@@ -146,6 +147,7 @@ def flex_attention(
         ArgumentError: A device, scale, dropout_p, backend or kernel option cannot be used, or return_lse and
             return_aux are both given.
         MaskAxisError: The block mask was made for another number of batches or heads.
+        OperandError: The cpu backend finds a tensor whose storage was freed or resized.
         StaleMaskError: A tensor the block mask was made from has changed.
         UnsupportedError: A tensor is nested.
         TraceError: A mod cannot be read as a program.

@@ -23,6 +23,7 @@ from saccade.errors import ArgumentError, ArgumentTypeError, OperandError, Unsup
 from saccade.masks import Mask, causal, dense
 from saccade.planner import AUTO, Plan
 from saccade.scores import Score, bias
+from saccade.torch_ops.routing import is_observed
 
 __all__ = ["SdpaCall", "read_sdpa", "scaled_dot_product_attention"]
 
@@ -150,8 +151,8 @@ def _as_flex_arguments(
     folded = fold(query, key, value, enable_gqa)
     block_mask: BlockMask | None = None
     mask_mod, score_mod = _mods(attn_mask, folded)
-    if is_causal and torch.compiler.is_dynamo_compiling():
-        mask_mod = causal  # what is kept between calls is not Dynamo's to read
+    if is_causal and (torch.compiler.is_dynamo_compiling() or is_observed(query)):
+        mask_mod = causal  # what is kept between calls is neither theirs to read nor to make
     elif is_causal:
         block_mask = _causal(*folded.scores_shape[-2:], query.device)
     given = Arguments(

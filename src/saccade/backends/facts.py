@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 
 from saccade.backends.base import Operands
+from saccade.backends.surroundings import carries_tangent, follower
 from saccade.block_mask import BlockMask
 from saccade.block_mask.packed import PackedMask
 from saccade.ir.program import Program
@@ -42,6 +43,8 @@ def problem_of(
     batch, q_heads, q_len, head_dim = query.shape
     kv_batch, kv_heads, kv_len, _ = key.shape
     score = _mod_facts(operands.score, operands.score_mod)
+    read = () if operands.score is None else operands.score.captures
+    needs_tangent = carries_tangent((query, key, value, sinks, *read))
     needs_grad = torch.is_grad_enabled() and (
         query.requires_grad
         or key.requires_grad
@@ -68,7 +71,9 @@ def problem_of(
         sinks=None if sinks is None else STORED[sinks.dtype],
         dropout_p=dropout_p,
         outputs=outputs,
-        needs_grad=needs_grad,
+        needs_grad=needs_grad or needs_tangent,
+        needs_tangent=needs_tangent,
+        follower=follower(),
     )
 
 

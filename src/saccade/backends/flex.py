@@ -59,6 +59,8 @@ class FlexBackend(Backend):
             reasons.append(f"it returns the output alone in torch {torch.__version__}")
         if problem.scores == 0:
             reasons.append("it takes no empty tensors")
+        if problem.needs_tangent:
+            reasons.append("it has no forward-mode derivative")
         if problem.block_mask is not None and problem.mask_mod is not None:
             reasons.append(
                 "it takes one mask, and both block_mask and mask_mod are given; join them in one BlockMask"

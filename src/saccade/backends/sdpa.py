@@ -44,6 +44,8 @@ class SdpaBackend(Backend):
                 "its CPU kernel multiplies hidden scores of -inf by the scale, and with causal and "
                 f"scale={problem.scale} gives NaN"
             )
+        if problem.needs_tangent:
+            reasons.append("its kernels have no forward-mode derivative")
         if problem.kv_len == 0:
             reasons.append("its output over no keys is not defined")
         return reasons
@@ -71,6 +73,6 @@ def _attend(problem: AttentionProblem, operands: Operands) -> Results:
         value,
         is_causal=problem.has_mask,
         scale=problem.scale,
-        enable_gqa=problem.group_size > 1,
+        enable_gqa=bool(problem.group_size > 1),  # under torch.jit.trace, lengths are tensors
     )
     return Results(like_query(out, query))

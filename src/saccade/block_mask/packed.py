@@ -2,7 +2,7 @@
 
 Owns what the pieces are, not their order in a call (`torch_ops.encoding`). Every mask has them from the
 start, because the compiler reads attributes and cannot be made to work them out. Invariant: the pieces say
-all that the mask says but the user's function and the tensors watched for changes.
+all that the mask says but the user's function.
 """
 
 from __future__ import annotations
@@ -37,8 +37,12 @@ class PackedMask(NamedTuple):
         stored_heads: The heads they hold, likewise.
         analysed: As the mask's.
         device: As the mask's.
+        watched_names: What the user calls the tensors that it was made from.
+        watched: Those tensors.
         captures: The tensors that the program reads, by slot.
         runs: The arrays of its `Runs`, on the host: offsets, start, stop and kind.
+        marks: int64 ``[watched, 2]`` on the host: the version of each when it was watched and the address of
+            its data, −1 for none. In a tensor, so that no compiler takes them for constants.
     """
 
     text: str
@@ -53,8 +57,11 @@ class PackedMask(NamedTuple):
     stored_heads: int
     analysed: bool
     device: torch.device
+    watched_names: tuple[str, ...]
+    watched: tuple[Tensor, ...]
     captures: tuple[Tensor, ...]
     runs: tuple[Tensor, ...]
+    marks: Tensor
 
     @property
     def program(self) -> Program:
@@ -93,8 +100,11 @@ def pack(mask: BlockMask) -> PackedMask:
         stored_heads=runs.shape[1],
         analysed=mask.analysed,
         device=mask.device,
+        watched_names=tuple([one.name for one in mask.watched]),
+        watched=tuple([one.tensor for one in mask.watched]),
         captures=tuple([_tensor(capture) for capture in program.captures]),
         runs=tuple([torch.tensor(array, device="cpu") for array in arrays]),
+        marks=torch.tensor([one.mark for one in mask.watched], dtype=torch.int64, device="cpu").view(-1, 2),
     )
 
 

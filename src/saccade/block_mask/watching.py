@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
 from typing import final
@@ -17,6 +17,8 @@ from torch import Tensor
 from saccade.errors import StaleMaskError
 from saccade.ir.program import Program
 from saccade.signatures import MaskMod
+
+_NONE = -1
 
 
 @final
@@ -40,6 +42,31 @@ class Watched:
     def has_changed(self) -> bool:
         """Whether the tensor was written to, or given other memory, since it was watched."""
         return self.version != _version(self.tensor) or self.address != _address(self.tensor)
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Version and address as two integers, −1 for None."""
+        return (
+            _NONE if self.version is None else self.version,
+            _NONE if self.address is None else self.address,
+        )
+
+
+def watched_since(tensor: Tensor, name: str, mark: Sequence[int]) -> Watched:
+    """Watch a tensor that was marked before, as of then.
+
+    A tensor at another address is not the marked one but a copy, as compilers and exporters make them, with a
+    count of its own: it is watched from now on.
+
+    Args:
+        tensor: The tensor.
+        name: What the user calls it.
+        mark: What `Watched.mark` was.
+    """
+    version, address = mark
+    now = Watched(tensor, name, _version(tensor), _address(tensor))
+    is_marked = _NONE not in (version, address) and now.version is not None and now.address == address
+    return replace(now, version=version) if is_marked else now
 
 
 def watch(program: Program, mod: MaskMod) -> tuple[Watched, ...]:

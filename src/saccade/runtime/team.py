@@ -15,7 +15,8 @@ import _thread
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Iterable, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias, final
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from saccade.runtime.fork import is_forked_child
 
-__all__ = ["NEXT_ITEM", "NEXT_SLOT", "STOP_ITEM", "run", "run_sliced", "thread_count"]
+__all__ = ["NEXT_ITEM", "NEXT_SLOT", "STOP_ITEM", "alone_in_child", "run", "run_sliced", "thread_count"]
 
 NEXT_ITEM, STOP_ITEM, NEXT_SLOT = 0, 1, 2
 """The slots of the state block that a slice sets; kernels know them by the same numbers."""
@@ -47,6 +48,20 @@ def thread_count() -> int:
         True
     """
     return 1 if is_forked_child() else torch.get_num_threads()
+
+
+@contextmanager
+def alone_in_child() -> Iterator[None]:
+    """Keep torch's own operators on the calling thread if this is a forked child: see `thread_count`."""
+    if not is_forked_child():
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run(address: int, arguments: int, threads: int) -> None:

@@ -1,26 +1,6 @@
 """A call as the arguments of the operator `saccade::attention`, and back.
 
-Owns the order of things in them, field by field:
-
-    q, k, v         query, key and value
-    captures        the tensors that programs read: of the score, of the block mask, of the mask_mod, each in
-                    the order of its slots
-    runs            [] without a block mask, else the arrays of its `Runs`: offsets int64, start int32, stop
-                    int32, kind uint8, on the host
-    ints            with a block mask first its B, H, BLOCK_SIZE (queries, keys), the batches and heads that
-                    its runs hold, and 1 where its blocks follow from its program, 0 where they were given;
-                    then every integer number of the programs, in the order of captures
-    floats          their floating numbers likewise
-    score_program   the text of the score's program; "" without one
-    mask_program    the text of the block mask's program, a line "&", the text of the mask_mod's program; ""
-                    stands for either that is absent, and for the whole where both are
-    sinks           as given, or None
-    dropout_seed    int64 scalar on the host, or None
-    page_table      None; reserved
-    dropout_p       the probability of dropping a weight
-    scale           what q·k is multiplied by
-    outputs         1 for lse, plus 2 for max_scores
-    backend         the engine's name
+Owns the order of things in them, which `FlatCall` tells field by field.
 
 The texts say how many captures and numbers each program has, and of which type; lengths are those of the
 tensors. Invariant: `decode(*encode(...))` gives the same facts and the same operands, up to the user's own
@@ -30,7 +10,7 @@ functions, which do not travel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -47,28 +27,62 @@ from saccade.torch_ops.unpacking import unpacked
 
 __all__ = ["LSE", "MAX_SCORES", "FlatCall", "decode", "encode"]
 
-FlatCall: TypeAlias = tuple[
-    Tensor,
-    Tensor,
-    Tensor,
-    list[Tensor],
-    list[Tensor],
-    list[int],
-    list[float],
-    str,
-    str,
-    Tensor | None,
-    Tensor | None,
-    Tensor | None,
-    float,
-    float,
-    int,
-    str,
-]
-
 LSE, MAX_SCORES = 1, 2
 _AND = "\n&\n"
 _BLOCK_FACTS = 7
+
+
+class FlatCall(NamedTuple):
+    """The arguments of the operator, in its schema's order.
+
+    Attributes:
+        query: As it is.
+        key: As it is.
+        value: As it is.
+        captures: The tensors that programs read: of the score, of the block mask, of the mask_mod, each in
+            the order of its slots; then those that the block mask was made from.
+        runs: [] without a block mask, else the arrays of its `Runs`: offsets int64, start int32, stop int32,
+            kind uint8; and how the tensors that it was made from were marked, `PackedMask.marks`. All on the
+            host.
+        ints: With a block mask first its B, H, BLOCK_SIZE (queries, keys), the batches and heads that its
+            runs hold, and 1 where its blocks follow from its program, 0 where they were given; then every
+            integer number of the programs, in the order of captures.
+        floats: Their floating numbers likewise.
+        score_program: The text of the score's program; "" without one.
+        mask_program: The text of the block mask's program, a line "&", the text of the mask_mod's program; ""
+            stands for either that is absent, and for the whole where both are. Where the block mask was made
+            from tensors, another line "&" and their names, a line each.
+        sinks: As given, or None.
+        dropout_seed: int64 scalar on the host, or None.
+        page_table: None; reserved.
+        dropout_p: The probability of dropping a weight.
+        scale: What q·k is multiplied by.
+        outputs: 1 for lse, plus 2 for max_scores.
+        backend: The engine's name.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    captures: list[Tensor]
+    runs: list[Tensor]
+    ints: list[int]
+    floats: list[float]
+    score_program: str
+    mask_program: str
+    sinks: Tensor | None
+    dropout_seed: Tensor | None
+    page_table: None
+    dropout_p: float
+    scale: float
+    outputs: int
+    backend: str
+
+    @property
+    def differentiable(self) -> list[Tensor]:
+        """The tensors through which a derivative may come."""
+        tensors = [self.query, self.key, self.value, *self.captures]
+        return tensors if self.sinks is None else [*tensors, self.sinks]
 
 
 def encode(
@@ -94,10 +108,10 @@ def encode(
         )
     score, mask = operands.score, operands.mask
     held = _Held()
-    runs: tuple[Tensor, ...] = ()
+    runs: list[Tensor] = []
     score_text = block_text = mask_text = ""
     if block_mask is not None:
-        block_text, runs = block_mask.text, block_mask.runs
+        block_text, runs = block_mask.text, [*block_mask.runs, block_mask.marks]
         held.ints += (
             *(block_mask.batch, block_mask.heads, block_mask.q_block, block_mask.kv_block),
             *(block_mask.stored_batch, block_mask.stored_heads, int(block_mask.analysed)),
@@ -110,16 +124,20 @@ def encode(
     if mask is not None:
         mask_text = spelled(mask.structure, mask.names)
         held.add(mask.structure, _detached(mask.captures), mask.numbers)
-    return (
+    texts = [block_text, mask_text] if block_text or mask_text else []
+    if block_mask is not None and block_mask.watched:
+        held.captures += _detached(block_mask.watched)
+        texts.append("\n".join(block_mask.watched_names))
+    return FlatCall(
         operands.query,
         operands.key,
         operands.value,
         held.captures,
-        list(runs),
+        runs,
         held.ints,
         held.floats,
         score_text,
-        f"{block_text}{_AND}{mask_text}" if block_text or mask_text else "",
+        _AND.join(texts),
         operands.sinks,
         operands.dropout_seed,
         None,
@@ -153,75 +171,66 @@ def _detached(captures: Sequence[Array]) -> list[Array]:
     return [one.detach() if isinstance(one, Tensor) and one.requires_grad else one for one in captures]
 
 
-def decode(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    captures: Sequence[Tensor],
-    runs: Sequence[Tensor],
-    ints: Sequence[int],
-    floats: Sequence[float],
-    score_program: str,
-    mask_program: str,
-    sinks: Tensor | None,
-    dropout_seed: Tensor | None,
-    page_table: Tensor | None,
-    dropout_p: float,
-    scale: float,
-    outputs: int,
-    backend: str,
-) -> tuple[AttentionProblem, Operands]:
+def decode(call: FlatCall) -> tuple[AttentionProblem, Operands]:
     """Read the operator's arguments; see `encode`. Both the page table and the backend are for others."""
-    block_text, _, mask_text = mask_program.partition(_AND)
-    held = _Reader(captures, ints, floats)
-    facts = [held.integer() for _ in range(_BLOCK_FACTS)] if runs else []
-    score = held.program(score_program)
+    block_text, mask_text, names = [*call.mask_program.split(_AND), "", ""][:3]
+    held = _Reader(call)
+    facts = [held.integer() for _ in range(_BLOCK_FACTS)] if call.runs else []
+    score = held.program(call.score_program)
+    block_program = held.program(block_text)
+    mask = held.program(mask_text)
     block_mask = None
-    if runs:
-        program = held.program(block_text)
-        assert program is not None, "runs are those of a program"
+    if block_program is not None:
         batch, heads, q_block, kv_block, stored_batch, stored_heads, analysed = facts
+        *runs, marks = call.runs
         block_mask = unpacked(
             PackedMask(
                 block_text,
-                program.numbers,
+                block_program.numbers,
                 batch,
                 heads,
-                query.shape[2],
-                key.shape[2],
+                call.query.shape[2],
+                call.key.shape[2],
                 q_block,
                 kv_block,
                 stored_batch,
                 stored_heads,
                 bool(analysed),
-                query.device,
-                program.captures,  # type: ignore[arg-type]
-                tuple(runs),
+                call.query.device,
+                watched_names=tuple(names.split("\n")) if names else (),
+                watched=held.other_captures(),
+                captures=block_program.captures,  # type: ignore[arg-type]
+                runs=tuple(runs),
+                marks=marks,
             )
         )
     operands = Operands(
-        query,
-        key,
-        value,
+        call.query,
+        call.key,
+        call.value,
         score=score,
         block_mask=block_mask,
-        mask=held.program(mask_text),
-        sinks=sinks,
-        dropout_seed=dropout_seed,
+        mask=mask,
+        sinks=call.sinks,
+        dropout_seed=call.dropout_seed,
     )
-    wanted = Outputs(lse=bool(outputs & LSE), max_scores=bool(outputs & MAX_SCORES))
-    return problem_of(operands, scale=scale, dropout_p=dropout_p, outputs=wanted), operands
+    wanted = Outputs(lse=bool(call.outputs & LSE), max_scores=bool(call.outputs & MAX_SCORES))
+    return problem_of(operands, scale=call.scale, dropout_p=call.dropout_p, outputs=wanted), operands
 
 
 class _Reader:
     """Reads what `_Held` wrote."""
 
-    def __init__(self, captures: Sequence[Tensor], ints: Sequence[int], floats: Sequence[float]) -> None:
-        self._captures, self._ints, self._floats = iter(captures), iter(ints), iter(floats)
+    def __init__(self, call: FlatCall) -> None:
+        self._captures, self._ints, self._floats = iter(call.captures), iter(call.ints), iter(call.floats)
 
     def integer(self) -> int:
         """The next integer."""
         return next(self._ints)
+
+    def other_captures(self) -> tuple[Tensor, ...]:
+        """The tensors that no program reads."""
+        return tuple(self._captures)
 
     def program(self, text: str) -> Program | None:
         """The next program; None for the text of none."""

@@ -1,13 +1,12 @@
 """The operator `saccade::attention`: attention as one node that torch's compilers see and never enter.
 
-Owns its registration: schema, kernel, shapes without data, and the refusal of gradients, which it does not
-have yet. What its arguments mean is in `encoding`; who computes is said by the last of them. Outputs have
+Owns its registration: schema, kernel, shapes without data, and the refusal of derivatives, which it does
+not have yet. What its arguments mean is in `encoding`; who computes is said by the last of them. Outputs have
 strides that follow from the query's alone, and one that is not wanted is an empty tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from torch.library import Library, register_fake
 
 from saccade.backends.base import Operands, Results
 from saccade.backends.layout import like_query
+from saccade.backends.surroundings import carries_tangent
 from saccade.block_mask.packed import PackedMask
 from saccade.errors import UnsupportedError
 from saccade.planner import plan
 from saccade.problem import AttentionProblem
-from saccade.torch_ops.encoding import LSE, MAX_SCORES, decode, encode
+from saccade.torch_ops.encoding import LSE, MAX_SCORES, FlatCall, decode, encode
 
 __all__ = ["SCHEMA", "attention"]
 
@@ -49,8 +49,10 @@ def attention(
         backend: The engine that shall compute it.
 
     Raises:
-        UnsupportedError: A gradient is needed, or the weights are wanted.
+        UnsupportedError: A derivative is needed, or the weights are wanted.
     """
+    if problem.needs_tangent:
+        raise UnsupportedError(_NO_TANGENT)
     if problem.needs_grad:
         raise UnsupportedError(_NO_GRADIENT)
     flat = encode(problem, operands, block_mask, backend)
@@ -63,11 +65,16 @@ _NO_GRADIENT = (
     "the operator saccade::attention has no gradient yet, and an input of it requires one; compute under "
     "torch.no_grad(), or call flex_attention outside torch.compile with backend='eager'"
 )
+_NO_TANGENT = (
+    "the operator saccade::attention has no forward-mode derivative, and a tangent travels with an input of "
+    "it; call flex_attention outside torch.compile with backend='eager', which has"
+)
 
 
 def _kernel(*arguments: Any) -> _Outputs:
-    problem, operands = decode(*arguments)
-    results = plan(problem, arguments[-1]).compile()(operands)
+    call = FlatCall(*arguments)
+    problem, operands = decode(call)
+    results = plan(problem, call.backend).compile()(operands)
     return results.out, _or_empty(results.lse, operands), _or_empty(results.max_scores, operands)
 
 
@@ -80,44 +87,30 @@ def _row_dtype(query: Tensor) -> torch.dtype:
     return torch.float64 if query.dtype is torch.float64 else torch.float32
 
 
-def _shapes(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    captures: Sequence[Tensor],
-    runs: Sequence[Tensor],
-    ints: Sequence[int],
-    floats: Sequence[float],
-    score_program: str,
-    mask_program: str,
-    sinks: Tensor | None,
-    dropout_seed: Tensor | None,
-    page_table: Tensor | None,
-    dropout_p: float,
-    scale: float,
-    outputs: int,
-    backend: str,
-) -> _Outputs:
+def _shapes(*arguments: Any) -> _Outputs:
     """Outputs of the right shapes, strides and dtypes, for tensors without data."""
-    rows = query.shape[:3]
-    out = like_query(query.new_empty((*rows, value.shape[3])), query)
+    call = FlatCall(*arguments)
+    query, rows = call.query, call.query.shape[:3]
+    out = like_query(query.new_empty((*rows, call.value.shape[3])), query)
     lse, max_scores = (
-        query.new_empty(rows if outputs & bit else (0,), dtype=_row_dtype(query)) for bit in (LSE, MAX_SCORES)
+        query.new_empty(rows if call.outputs & bit else (0,), dtype=_row_dtype(query))
+        for bit in (LSE, MAX_SCORES)
     )
     return out, lse, max_scores
 
 
-def _refuse_gradient(*arguments: Any) -> _Outputs:
+def _refuse_derivative(*arguments: Any) -> _Outputs:
     """Stand where the derivative will be: nothing is detached in silence."""
-    query, key, value, captures, sinks = *arguments[:4], arguments[9]
-    tensors = [query, key, value, *captures] if sinks is None else [query, key, value, *captures, sinks]
+    tensors = FlatCall(*arguments).differentiable
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         raise UnsupportedError(_NO_GRADIENT)
+    if carries_tangent(tensors):
+        raise UnsupportedError(_NO_TANGENT)
     with torch._C._AutoDispatchBelowAutograd():
         outputs: _Outputs = torch.ops.saccade.attention.default(*arguments)
     return outputs
 
 
 _library.impl("attention", _kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_library.impl("attention", _refuse_gradient, "Autograd")  # type: ignore[no-untyped-call]
+_library.impl("attention", _refuse_derivative, "Autograd")  # type: ignore[no-untyped-call]
 register_fake("saccade::attention", _shapes, lib=_library)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saccade.backends.registry import ENTRIES, Visibility
 
-__all__ = ["goes_through_operator", "has_data"]
+__all__ = ["goes_through_operator", "has_data", "is_observed"]
 
 _VISIBILITY = {entry.name: entry.visibility for entry in ENTRIES}
 _MODES = torch._C._TorchDispatchModeKey
@@ -24,6 +24,26 @@ _PLAIN = Tensor.__torch_dispatch__
 def has_data(tensor: Tensor) -> bool:
     """Tell whether a tensor is itself, not a stand-in that torch's dispatcher is asked about."""
     return type(tensor).__torch_dispatch__ is _PLAIN and not tensor.is_meta
+
+
+def is_observed(tensor: Tensor) -> bool:
+    """Tell whether what becomes of a tensor is watched here and now, by a mode, a transform or a tracer.
+
+    A tensor that is made meanwhile may be theirs, and mean nothing once they are gone.
+
+    Args:
+        tensor: The tensor.
+
+    Example:
+        >>> is_observed(torch.empty(3)), is_observed(torch.empty(3, device="meta"))
+        (False, True)
+    """
+    return (
+        not has_data(tensor)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+    )
 
 
 def goes_through_operator(backend: str, tensors: Iterable[Tensor]) -> bool:

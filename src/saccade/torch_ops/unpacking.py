@@ -11,19 +11,20 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from saccade.analysis.runs import Runs
 from saccade.block_mask import BlockMask
 from saccade.block_mask.packed import PackedMask
-from saccade.block_mask.watching import watch
+from saccade.block_mask.watching import watched_since
 
 __all__ = ["unpacked"]
 
-# By the offsets of the runs. A tensor that is changed after its mask was put together makes the mask stale.
+# By the offsets of the runs.
 _masks = WeakTensorKeyDictionary()
+_FACTS = PackedMask._fields.index("watched")  # what comes before is compared by value
 
 
 def unpacked(pieces: PackedMask) -> BlockMask:
     """Return the mask of some pieces; its function is its program.
 
     Raises:
-        StaleMaskError: A tensor that the program reads has changed since the mask was first put together.
+        StaleMaskError: A tensor that the mask was made from has changed since.
 
     Example:
         >>> from saccade.block_mask import create_block_mask
@@ -33,13 +34,14 @@ def unpacked(pieces: PackedMask) -> BlockMask:
         True
     """
     # Tensors by where they are: the mask holds their memory, but not the tensors that it is found by.
-    key = (*pieces[:-2], *map(id, pieces.captures), *(part.data_ptr() for part in pieces.runs))
+    tensors = (*pieces.captures, *pieces.watched)
+    key = (*pieces[:_FACTS], *map(id, tensors), *(part.data_ptr() for part in pieces.runs))
     known: tuple[tuple[object, ...], BlockMask] | None = _masks.get(pieces.runs[0])  # type: ignore[no-untyped-call]
-    if known is not None and known[0] == key:
-        known[1].check_fresh()
-        return known[1]
-    mask = _put_together(pieces)
-    _masks[pieces.runs[0]] = key, mask
+    if known is None or known[0] != key:
+        known = key, _put_together(pieces)
+        _masks[pieces.runs[0]] = known
+    mask = known[1]
+    mask.check_fresh()
     return mask
 
 
@@ -60,5 +62,10 @@ def _put_together(pieces: PackedMask) -> BlockMask:
         pieces.kv_block,
         device=pieces.device,
         analysed=pieces.analysed,
-        watched=watch(program, program),
+        watched=tuple(
+            watched_since(tensor, name, mark)
+            for tensor, name, mark in zip(
+                pieces.watched, pieces.watched_names, pieces.marks.tolist(), strict=True
+            )
+        ),
     )

@@ -16,6 +16,8 @@ from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.spec import KernelKind
 from saccade.codegen.cpu.tiling import RegisterTile
 from saccade.ir.dtype import DType
+from saccade.ir.expr import walk
+from saccade.ir.rewrite import lower
 from saccade.masks import causal, sliding_window
 from saccade.planner import plan, reasons_against
 from saccade.problem import AttentionProblem, BlockFacts, ModFacts, Outputs
@@ -36,11 +38,24 @@ class TestReasons:
             ({"needs_grad": True}, "it has no backward yet, and a gradient is wanted"),
             ({"outputs": Outputs(weights=True)}, "it never forms the weights"),
             ({"head_dim": 513}, "its kernels have head dimensions from 1 to 512, got D=513 and Dv=64"),
+            ({"kv_len": 2**31}, "it counts queries and keys to 2147483647, got Q=512 and K=2147483648"),
+            ({"q_len": 2**31}, "it counts queries and keys to 2147483647, got Q=2147483648 and K=512"),
             ({"value_dim": 600}, "its kernels have head dimensions from 1 to 512, got D=64 and Dv=600"),
         ],
     )
     def test_what_it_has_not(self, change: dict[str, object], reason: str) -> None:
         assert CpuBackend().unsupported_reasons(replace(PLAIN, **change)) == [reason]
+
+    def test_a_program_that_llvm_takes_too_long_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = trace(lambda score, b, h, q_idx, kv_idx: score * 2 + q_idx * 1.5 + score * kv_idx)
+        nodes = sum(1 for _ in walk(lower(program.structure.root)))
+        problem = replace(PLAIN, score=ModFacts(program.structure, program.numbers), mask_mod=CAUSAL)
+        monkeypatch.setattr(backend, "_MOST_NODES", nodes)
+        assert CpuBackend().unsupported_reasons(problem) == []
+        monkeypatch.setattr(backend, "_MOST_NODES", nodes - 1)
+        assert CpuBackend().unsupported_reasons(problem) == [
+            f"it compiles programs of at most {nodes - 1} operations, and the score_mod has {nodes}"
+        ]
 
     def test_a_processor_without_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backend, "this_host", lambda: replace(this_host(), isas=()))

@@ -65,8 +65,9 @@ def problem_of(dtype: torch.dtype, work: str, q_len: int) -> AttentionProblem:
 
 
 def spec_of(problem: AttentionProblem, isa: str) -> KernelSpec:
-    dense = {which: (True,) * len(mod.capture_shapes) for which, mod in mods_of(problem).items()}
-    return specify(problem, choose(problem, Schedule(), isa, cores=2), dense)
+    mods = mods_of(problem)
+    dense = tuple(True for mod in mods.values() for _ in mod.capture_shapes)
+    return specify(problem, choose(problem, Schedule(), isa, cores=2), mods, dense)
 
 
 @pytest.mark.parametrize(("isa", "dtype", "work", "q_len"), dict.fromkeys(PROMISED + REST), ids=str)

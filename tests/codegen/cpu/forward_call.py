@@ -22,7 +22,7 @@ from saccade.codegen.cpu.kernel import emit
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
-from saccade.codegen.cpu.tiling import tile_shape
+from saccade.codegen.cpu.tiling import TILE_SHAPE
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.program import Program
@@ -110,7 +110,7 @@ class Forward:
         return KernelSpec(
             KernelKind.FORWARD,
             key,
-            *(self.tile or tile_shape(key)),
+            *(self.tile or TILE_SHAPE),
             score=facts.get(Which.SCORE),
             mask=facts.get(Which.MASK),
             mask_mod=facts.get(Which.MASK_MOD),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from llvmlite import ir
 
 from codegen.cpu.lane_kernel import HOST_ISAS, NUMPY, PRECISE, elementwise, library_calls, mapped
 from saccade.codegen.cpu.emitter import Emitter, Value
@@ -17,6 +19,7 @@ from saccade.codegen.cpu.vector_math import ELEMENTARY, ULP, exp2_of_nonpositive
 from saccade.ir.dtype import DType
 from saccade.ir.elementwise import ELEMENTWISE
 from saccade.ir.ops import OPS, Op, TypeRule
+from saccade.runtime.llvm import Target, emit_assembly
 
 Array = npt.NDArray[Any]
 
@@ -228,6 +231,34 @@ def test_a_scalar_gives_what_a_vector_does(isa: str) -> None:
     results = [mapped(function, isa, DType.FLOAT32, x) for function in (spread_afterwards, at_once)]
     np.testing.assert_array_equal(*results)
     assert np.unique(results[0]).size > 1
+
+
+def test_a_large_function_is_written_once() -> None:
+    module = ir.Module(context=ir.Context())
+    for name in ("first", "second"):
+        e = Emitter(ISAS["avx2"], DType.FLOAT32, module, name)
+        x = e.load_vector(e.function.args[0])
+        for function in (ELEMENTARY[Op.SIN], ELEMENTARY[Op.SIN], ELEMENTARY[Op.EXP]):
+            x = function(e, x)
+        e.store(x, e.function.args[0])
+        e.finish()
+    text = str(module)
+    assert text.count("define") == 3
+    assert len(re.findall(r'define internal <8 x float> @"sin.v8f32"', text)) == 1
+    assert len(re.findall(r'call <8 x float> @"sin.v8f32"', text)) == 4
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_vectors_wait_in_whole_cache_lines(isa: str) -> None:
+    module = ir.Module(context=ir.Context())
+    e = Emitter(ISAS[isa], DType.FLOAT32, module, "entry")
+    x = e.load_vector(e.function.args[0])
+    e.store(e.binary("fmul", ELEMENTARY[Op.SIN](e, x), x), e.function.args[0])  # x waits for the sine
+    e.finish()
+    target = Target("x86_64-unknown-linux-gnu", ISAS[isa].cpu, ISAS[isa].features)
+    entry = emit_assembly(str(module), target).split("entry:")[1].split("retq")[0]
+    stored = re.findall(r"(vmov\w+)\s+%[yz]mm\d+, \d*\(%rsp\)", entry)
+    assert set(stored) == {"vmovaps"}
 
 
 @pytest.mark.parametrize("precise", PRECISE)

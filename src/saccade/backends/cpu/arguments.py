@@ -16,12 +16,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, Which
+from saccade.errors import OperandError
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, ModFacts
+from saccade.runtime.team import alone_in_child
 
-__all__ = ["Block", "Capture", "fill_tensor", "template"]
+__all__ = ["Block", "Capture", "fill_tensor", "in_memory", "template"]
 
 Block: TypeAlias = "array[int]"
 """The argument block: int64 slots."""
@@ -29,6 +31,7 @@ Block: TypeAlias = "array[int]"
 _BATCH, _Q_HEADS, _KV_HEADS, _GROUP = map(ArgumentLayout.slot, ("batch", "q_heads", "kv_heads", "group"))
 _Q_LEN, _KV_LEN, _SCALE = map(ArgumentLayout.slot, ("q_len", "kv_len", "scale"))
 _KEEP_THRESHOLD, _KEEP_FACTOR = map(ArgumentLayout.slot, ("keep_threshold", "keep_factor"))
+_OPERANDS = {ArgumentLayout.slot(name): name for name in ("query", "key", "value", "out")}
 _DOUBLE, _INT64 = struct.Struct("d"), struct.Struct("q")
 
 
@@ -58,21 +61,63 @@ def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: 
     return block
 
 
-def fill_tensor(block: Block, slot: int, tensor: Tensor) -> Tensor:
+def fill_tensor(block: Block, slot: int, tensor: Tensor, corner: tuple[int, int, int, int]) -> Tensor:
     """Write a tensor's address, and its strides but the last in bytes, to consecutive slots.
+
+    Args:
+        block: The argument block.
+        slot: The first of the slots.
+        tensor: The tensor.
+        corner: The indices of its last element.
 
     Returns:
         What was written of: the tensor, or a copy whose rows are consecutive elements of memory.
+
+    Raises:
+        OperandError: The tensor's storage ends before its last element.
     """
     first, second, third, last = tensor.stride()
-    if (last != 1 and tensor.shape[3] != 1) or tensor.is_neg():
-        tensor = tensor.detach().resolve_neg().contiguous()
+    b, h, n, d = corner
+    # As `in_memory` does, without a loop: this is asked of every tensor of every call.
+    reach = tensor.storage_offset() + b * first + h * second + n * third + d * last + 1
+    size, address = tensor.itemsize, tensor.data_ptr()
+    is_whole = address and reach * size <= tensor.untyped_storage().nbytes()
+    if not is_whole or (last != 1 and d) or tensor.is_neg():
+        tensor = in_memory(tensor, _OPERANDS[slot])
+        with alone_in_child():
+            tensor = tensor.detach().resolve_neg().contiguous()
         first, second, third, _ = tensor.stride()
-    size = tensor.itemsize
-    block[slot] = tensor.data_ptr()
+        address = tensor.data_ptr()
+    block[slot] = address
     block[slot + 1] = first * size
     block[slot + 2] = second * size
     block[slot + 3] = third * size
+    return tensor
+
+
+def in_memory(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor whose elements can be read at their addresses: itself, or zeros that torch left out.
+
+    Args:
+        tensor: The tensor.
+        name: What to call it in a message.
+
+    Raises:
+        OperandError: Its storage ends before its last element.
+    """
+    if tensor.data_ptr() == 0 and tensor._is_zerotensor():
+        return tensor.clone()
+    if tensor.numel() == 0:
+        return tensor
+    steps = [(size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)]
+    needed = (tensor.storage_offset() + sum(steps) + 1) * tensor.itemsize
+    held = tensor.untyped_storage().nbytes()
+    if needed > held:
+        form = f"shape={tuple(tensor.shape)}, strides={tensor.stride()}, offset={tensor.storage_offset()}"
+        raise OperandError(
+            f"expected the elements of {name} in memory, and its storage has {held} bytes where they need "
+            f"{needed} ({form}): it was freed or resized; restore it, or give another tensor."
+        )
     return tensor
 
 
@@ -92,9 +137,10 @@ class Capture:
         self.address: int
         self.strides: tuple[int, ...]
         if isinstance(given, Tensor):
-            tensor = given.detach()
+            tensor = in_memory(given.detach(), "a tensor that a mod reads")
             if tensor.device.type != "cpu" or tensor.is_neg():
-                tensor = tensor.cpu().resolve_neg()
+                with alone_in_child():
+                    tensor = tensor.cpu().resolve_neg()
             size = tensor.element_size()
             self.address, self.strides = tensor.data_ptr(), tuple(size * step for step in tensor.stride())
             self._held: object = tensor

@@ -9,9 +9,13 @@ from typing import final
 from saccade.backends.base import Backend, Kernel
 from saccade.backends.cpu.call import CpuKernel
 from saccade.backends.cpu.empty import EmptyKernel
-from saccade.backends.cpu.specialise import choose
+from saccade.backends.cpu.specialise import choose, mods_of
 from saccade.backends.sdpa import SdpaBackend
+from saccade.codegen.cpu.arguments import Which
 from saccade.ir.dtype import DType
+from saccade.ir.expr import walk
+from saccade.ir.rewrite import lower
+from saccade.ir.structure import Structure
 from saccade.problem import AttentionProblem
 from saccade.runtime.host import host_isa, this_host
 from saccade.schedule import Schedule
@@ -19,6 +23,9 @@ from saccade.schedule import Schedule
 __all__ = ["CpuBackend"]
 
 _MOST_DIM = 512
+_MOST_LENGTH = 2**31 - 1  # ranges of keys and queries are int32
+_MOST_NODES = 3000  # of a program; LLVM takes up to ten seconds for them
+_NAMES = {Which.MASK: "the mask", Which.MASK_MOD: "the mask_mod", Which.SCORE: "the score_mod"}
 _SDPA = SdpaBackend()
 _UNMEASURED = (
     "it has not been measured against sdpa on processors that multiply tiles of bfloat16 matrices (AMX); "
@@ -48,6 +55,17 @@ class CpuBackend(Backend):
                 f"its kernels have head dimensions from 1 to {_MOST_DIM}, "
                 f"got D={problem.head_dim} and Dv={problem.value_dim}"
             )
+        if max(problem.q_len, problem.kv_len) > _MOST_LENGTH:
+            reasons.append(
+                f"it counts queries and keys to {_MOST_LENGTH}, got Q={problem.q_len} and K={problem.kv_len}"
+            )
+        for which, facts in mods_of(problem).items():
+            nodes = _node_count(facts.structure)
+            if nodes > _MOST_NODES:
+                reasons.append(
+                    f"it compiles programs of at most {_MOST_NODES} operations, "
+                    f"and {_NAMES[which]} has {nodes}"
+                )
         return reasons
 
     def drawbacks(self, problem: AttentionProblem) -> list[str]:
@@ -65,6 +83,12 @@ class CpuBackend(Backend):
     def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
         """Return the problem made ready; machine code is made at the first call that needs it."""
         return _made_ready(problem, schedule, host_isa())
+
+
+@lru_cache(maxsize=1024)
+def _node_count(structure: Structure) -> int:
+    """How many operations a program has, each counted once."""
+    return sum(1 for _ in walk(lower(structure.root)))
 
 
 @lru_cache(maxsize=256)

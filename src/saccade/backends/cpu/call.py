@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands, Results
-from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, template
+from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, in_memory, template
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
 from saccade.backends.cpu.poison import Place, raise_poison
 from saccade.backends.cpu.specialise import Choice, analysis_pays, mods_of, specify
@@ -67,6 +67,11 @@ class CpuKernel:
             problem.batch, problem.kv_batch, problem.q_heads, problem.kv_heads, problem.q_len, problem.kv_len
         )
         self._shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
+        queries = problem.batch - 1, problem.q_heads - 1, problem.q_len - 1
+        keys = problem.kv_batch - 1, problem.kv_heads - 1, problem.kv_len - 1
+        head_dim, value_dim = problem.head_dim - 1, problem.value_dim - 1
+        # The last elements of query, key, value and output.
+        self._corners = (*queries, head_dim), (*keys, head_dim), (*keys, value_dim), (*queries, value_dim)
         self._precise = TORCH[problem.accumulates_in]
         lone_mask = problem.block_mask is None and problem.mask_mod is not None
         self._everything = BlockKind.PARTIAL if lone_mask else BlockKind.FULL
@@ -123,12 +128,13 @@ class CpuKernel:
 
     def _fill(self, block: Block, operands: Operands, results: Results) -> list[Tensor]:
         """Write where the call's tensors are; returns those that the kernel reads."""
+        query, key, value, out = self._corners
         held = [
-            fill_tensor(block, _QUERY, operands.query),
-            fill_tensor(block, _KEY, operands.key),
-            fill_tensor(block, _VALUE, operands.value),
+            fill_tensor(block, _QUERY, operands.query, query),
+            fill_tensor(block, _KEY, operands.key, key),
+            fill_tensor(block, _VALUE, operands.value, value),
         ]
-        fill_tensor(block, _OUT, results.out)
+        fill_tensor(block, _OUT, results.out, out)
         if self._problem.kv_batch == 1:
             block[_KEY + 1] = block[_VALUE + 1] = 0
         if results.lse is not None:
@@ -136,7 +142,7 @@ class CpuKernel:
         if results.max_scores is not None:
             block[_MAX_SCORES] = results.max_scores.data_ptr()
         if operands.sinks is not None:
-            sinks = operands.sinks.detach().to(self._precise).resolve_neg().contiguous()
+            sinks = in_memory(operands.sinks, "sinks").detach().to(self._precise).resolve_neg().contiguous()
             held.append(sinks)
             block[_SINKS] = sinks.data_ptr()
         if operands.dropout_seed is not None:

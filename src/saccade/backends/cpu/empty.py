@@ -29,7 +29,7 @@ class EmptyKernel:
         shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
         out = torch.empty_strided(shape, strides_like(shape, query.stride()), dtype=query.dtype).zero_()
         nothing = torch.full(shape[:3], -math.inf, dtype=TORCH[problem.accumulates_in])
-        lse = nothing
+        lse = nothing.clone()  # an operator's outputs share no memory
         if operands.sinks is not None:
-            lse = torch.empty_like(nothing).copy_(operands.sinks.detach()[:, None])
+            lse.copy_(operands.sinks.detach()[:, None])
         return Results(out, lse if outputs.lse else None, nothing if outputs.max_scores else None)

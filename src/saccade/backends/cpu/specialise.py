@@ -17,7 +17,7 @@ from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
-from saccade.codegen.cpu.tiling import RegisterTile, tile_shape
+from saccade.codegen.cpu.tiling import TILE_SHAPE, RegisterTile
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
 from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs
@@ -29,6 +29,7 @@ __all__ = ["Choice", "analysis_pays", "choose", "key_of", "kind_for", "mods_of",
 _MOST_DECODE_ROWS = 64
 _MOST_DECODE_QUERIES = 32
 _DECODE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_MOST_TILE = 4096  # rows or keys; a larger tile gains nothing and its scratch memory may not be there
 _TILES_A_CORE = 4  # with fewer, cores wait for the last ones
 _FEW_TILES = (
     4  # into so many parts the tiles are cut where they are too few; one step, for it is a kernel more
@@ -70,7 +71,8 @@ def choose(problem: AttentionProblem, hints: Schedule, isa: str, cores: int) -> 
 
     Args:
         problem: A problem that the engine takes.
-        hints: `q_tile` and `kv_tile` are rounded to what the kernel can have, unless it packs its rows.
+        hints: `q_tile` and `kv_tile` are rounded to what the kernel can have, at most about 4096, unless it
+            packs its rows.
         isa: The instruction set's name.
         cores: How many cores share the work.
 
@@ -82,7 +84,7 @@ def choose(problem: AttentionProblem, hints: Schedule, isa: str, cores: int) -> 
         ('FORWARD', 66, 128)
     """
     kind, key = kind_for(problem), key_of(problem, isa)
-    rows, keys = tile_shape(key)
+    rows, keys = TILE_SHAPE
     if hints.kv_tile is not None:
         step = RegisterTile.of(ISAS[isa]).vectors * ISAS[isa].lanes(problem.accumulates_in)
         # Both are powers of two.
@@ -237,4 +239,5 @@ def analysis_pays(problem: AttentionProblem) -> bool:
 
 
 def _multiple(size: int, of: int) -> int:
-    return max(-(-size // of) * of, of)
+    """The smallest multiple that holds a hint, or the least tile's or the largest one's size."""
+    return max(-(-min(size, _MOST_TILE) // of) * of, of)

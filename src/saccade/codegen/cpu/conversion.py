@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from saccade.codegen.cpu.emitter import BF16, F32, F64, I8, I16, I32, I64, Emitter, Type, Value, mangled
-from saccade.codegen.cpu.vector_math.real import Real, Whole, like, where
+from saccade.codegen.cpu.emitter import BF16, F32, F64, I8, I16, I32, I64, Emitter, Type, Value, like, mangled
+from saccade.codegen.cpu.vector_math.real import Real, Whole, where
 from saccade.ir.dtype import DType
 
 __all__ = [

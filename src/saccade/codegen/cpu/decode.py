@@ -19,8 +19,8 @@ from typing import final
 
 from llvmlite import ir
 
-from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import ArgumentLayout
+from saccade.codegen.cpu.attend_entry import AttendEntry
 from saccade.codegen.cpu.decode_rows import HeadGroup
 from saccade.codegen.cpu.decode_tiling import DecodeTiling
 from saccade.codegen.cpu.dropout import kept_weights
@@ -29,13 +29,12 @@ from saccade.codegen.cpu.key_ranges import KeyRange, key_ranges, tile_limits
 from saccade.codegen.cpu.packing import load_queries
 from saccade.codegen.cpu.row_products import KeyProduct, ordered, prefetch_row, value_steps
 from saccade.codegen.cpu.row_vectors import rows_of_head
-from saccade.codegen.cpu.rows import OnVector, RowTables, rescale, row_maximum, start_rows, weigh
+from saccade.codegen.cpu.rows import OnVector, rescale, row_maximum, start_rows, weigh
 from saccade.codegen.cpu.tile_kinds import by_kind, change_of_row, is_plain
 from saccade.codegen.cpu.tile_product import TileProduct
-from saccade.codegen.cpu.tile_programs import PairPlaces, TilePrograms
+from saccade.codegen.cpu.tile_programs import PairPlaces
 from saccade.codegen.cpu.visibility import block_range, find_limits, find_visible, see_all, visible_lanes
-from saccade.codegen.cpu.work import private_memory, work_items
-from saccade.codegen.cpu.work_item import read_scale
+from saccade.codegen.cpu.work import work_items
 from saccade.ir.dtype import DType
 
 __all__ = ["emit_attend"]
@@ -77,19 +76,10 @@ class _KeyTile:
 
 
 @final
-class _Attend:
+class _Attend(AttendEntry[DecodeTiling]):
     """The entry under construction."""
 
-    def __init__(self, tiling: DecodeTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
-        e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
-        self.e, self.tiling = e, tiling
-        self.arguments = Arguments(e, e.function.args[0], layout)
-        self.programs = TilePrograms(e, tiling.spec, self.arguments, ("h", "q_idx"))
-        self.scale = read_scale(e, self.arguments, changed=self.programs.has_score)
-        self.scratch = tiling.scratch(self.programs.table_bytes)
-        memory = private_memory(e, self.arguments, self.scratch.size)
-        self.memory = {part: e.at(memory, offset) for part, offset in self.scratch.offsets.items()}
-        self.tables = RowTables(*(self.memory[part] for part in RowTables.PARTS))
+    row_variables = ("h", "q_idx")
 
     def emit(self) -> int:
         e = self.e
@@ -194,7 +184,7 @@ class _Attend:
                 prefetch_row(e, item.value_at(key), size)
             with e.loop(0, tiling.rows, tiling.product_rows) as row:
                 queries = e.nth(self.memory["queries"], row.index, tiling.query_row)
-                scores = self._scores_at(row.index, block.index)
+                scores = self.scores_at(row.index, block.index)
                 product.emit(e, queries, [item.key_at(key) for key in keys], scores)
 
     def _find_maxima(self, tile: _KeyTile, columns: tuple[Value, Value], *, hidden: bool) -> None:
@@ -203,14 +193,14 @@ class _Attend:
             row = loop.index
             visible = partial(visible_lanes, e, self.tiling, self.memory["visible"], row) if hidden else None
             change = change_of_row(e, self.programs, tile.places, row, self.scale.unit, visible)
-            row_maximum(e, self._scores_at(row), *columns, self.tables.of_row(e, row), change)
+            row_maximum(e, self.scores_at(row), *columns, self.tables.of_row(e, row), change)
 
     def _weigh(self, tile: _KeyTile, columns: tuple[Value, Value]) -> None:
         e, tiling = self.e, self.tiling
         weights = DType.BFLOAT16 if tiling.pairs else tiling.spec.precise
         with e.loop(0, tiling.rows) as row:
             keep = self._keep(tile, row.index, columns) if tiling.spec.key.dropout else None
-            scores, tables = self._scores_at(row.index), self.tables.of_row(e, row.index)
+            scores, tables = self.scores_at(row.index), self.tables.of_row(e, row.index)
             weigh(e, scores, *columns, tables, self.scale.factor, weights, keep)
 
     def _keep(self, tile: _KeyTile, row: Value, columns: tuple[Value, Value]) -> OnVector:
@@ -259,7 +249,7 @@ class _Attend:
         steps = e.builder.udiv(e.builder.sub(stop, first), pace)
         with e.loop(0, tiling.rows, tiling.product_rows) as loop:
             row = loop.index
-            weights = e.nth(self._scores_at(row), e.builder.udiv(first, pace), tiling.word)
+            weights = e.nth(self.scores_at(row), e.builder.udiv(first, pace), tiling.word)
             acc = e.nth(e.nth(self.memory["acc"], row, tiling.acc_row), place, tiling.word)
             product.emit(e, weights, values, acc, steps, self.tables.of_row(e, row).alpha)
 
@@ -281,8 +271,3 @@ class _Attend:
             e.store(total, e.nth(target["row_sum"], row.index, tiling.word))
             row_max = e.load(here.row_max, e.precise_type)
             e.store(row_max, e.nth(target["row_max"], row.index, tiling.word))
-
-    def _scores_at(self, row: Value, column: Value | None = None) -> Value:
-        """The address of a score."""
-        at = self.e.nth(self.memory["scores"], row, self.tiling.score_row)
-        return at if column is None else self.e.nth(at, column, self.tiling.word)

@@ -22,7 +22,7 @@ from saccade.codegen.cpu.emitter import I32, I64, Emitter, Value
 from saccade.codegen.cpu.epilogue import Extras, finish_rows, store_rows
 from saccade.codegen.cpu.key_ranges import table_entry
 from saccade.codegen.cpu.rows import RowTables, start_rows
-from saccade.codegen.cpu.tiling import ScratchLayout
+from saccade.codegen.cpu.score_tiling import ScratchLayout
 from saccade.codegen.cpu.vector_math.exponentials import exp2_of_nonpositive
 from saccade.codegen.cpu.work import private_memory, work_items
 from saccade.codegen.cpu.work_item import read_scale

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from saccade.codegen.cpu.philox import KEYS
-from saccade.codegen.cpu.spec import KernelSpec
-from saccade.codegen.cpu.tiling import RANGE, VECTORS_AT_ONCE, ScratchLayout
-from saccade.ir.dtype import DType
+from saccade.codegen.cpu.score_tiling import ScoreTiling, ScratchLayout
 
 __all__ = ["PARTIAL_PARTS", "DecodeTiling"]
 
@@ -27,35 +24,8 @@ _MOST_ROWS = {16: 4, 32: 6}  # of a product, by registers
 
 @final
 @dataclass(frozen=True)
-class DecodeTiling:
-    """The sizes that one decode kernel is written with; all follow from its spec.
-
-    Attributes:
-        spec: What is written.
-    """
-
-    spec: KernelSpec
-
-    def __post_init__(self) -> None:
-        rows, keys = self.spec.rows, self.spec.keys
-        assert rows % self.product_rows == 0, f"rows={rows} is no multiple of {self.product_rows}"
-        assert keys % self.range_keys == 0, f"keys={keys} is no multiple of {self.range_keys}"
-        assert not (self.spec.key.dropout and keys % KEYS), f"keys={keys}, dropout decides for {KEYS}"
-
-    @property
-    def rows(self) -> int:
-        """Rows of an item, those of padding included."""
-        return self.spec.rows
-
-    @property
-    def keys(self) -> int:
-        """Keys of a tile."""
-        return self.spec.keys
-
-    @cached_property
-    def lanes(self) -> int:
-        """Elements of a vector of the precise type."""
-        return self.spec.isa.lanes(self.spec.precise)
+class DecodeTiling(ScoreTiling):
+    """The sizes that one decode kernel is written with."""
 
     @property
     def block_rows(self) -> int:
@@ -63,34 +33,9 @@ class DecodeTiling:
         return self.rows
 
     @property
-    def visible_row(self) -> int:
-        """Bytes of a row of bits, two a vector."""
-        return self.keys // self.lanes * 2
-
-    @property
-    def range_keys(self) -> int:
-        """Keys by which the range that rows see is rounded: what row passes take at once."""
-        return VECTORS_AT_ONCE * self.lanes
-
-    @property
-    def word(self) -> int:
-        """Bytes of a word."""
-        return self.spec.precise.itemsize
-
-    @property
-    def vector(self) -> int:
-        """Bytes of a vector."""
-        return self.lanes * self.word
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a word is a pair of bfloat16."""
-        return self.spec.isa.bf16_dot and self.spec.key.dtype is DType.BFLOAT16
-
-    @property
-    def step_keys(self) -> int:
-        """Keys that one step of the product with the values takes."""
-        return 2 if self.pairs else 1
+    def chunk_rows(self) -> int:
+        """Rows whose scores are in memory at a time: all."""
+        return self.rows
 
     @property
     def elements(self) -> int:
@@ -139,49 +84,8 @@ class DecodeTiling:
         """Bytes of a query row as words."""
         return self.dim_vectors * self.vector
 
-    @property
-    def score_row(self) -> int:
-        """Bytes of a row of scores, and of the weights that replace them."""
-        return self.keys * self.word
-
-    @property
-    def acc_row(self) -> int:
-        """Bytes of a row of the accumulator."""
-        return self.value_vectors * self.vector
-
     @cached_property
     def partial(self) -> ScratchLayout:
         """Where the parts of a partial result stand, see `PARTIAL_PARTS`; numbers are one a row."""
-        numbers = self._numbers
-        sizes = (self.rows * self.acc_row, numbers, numbers)
+        sizes = (self.rows * self.acc_row, self.numbers, self.numbers)
         return ScratchLayout.of(dict(zip(PARTIAL_PARTS, sizes, strict=True)))
-
-    def scratch(self, tables: dict[str, int]) -> ScratchLayout:
-        """Lay out a thread's private memory.
-
-        Args:
-            tables: Bytes of the programs' tables, by name.
-        """
-        numbers = self._numbers
-        return ScratchLayout.of(
-            {
-                "queries": self.rows * self.query_row,
-                "scores": self.rows * self.score_row,
-                "acc": self.rows * self.acc_row,
-                "row_sum": self.rows * self.vector,
-                "row_max": numbers,
-                "last_max": numbers,
-                "base": numbers,
-                "alpha": numbers,
-                "visible": self.rows * self.visible_row,
-                "inside": self.visible_row,
-                "kept": self.visible_row,
-                "ranges": RANGE,
-                **tables,
-            }
-        )
-
-    @property
-    def _numbers(self) -> int:
-        """Bytes of a number a row, for passes over vectors of rows, which may reach one past the last."""
-        return (self.rows + self.lanes) * self.word

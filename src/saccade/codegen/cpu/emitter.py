@@ -2,7 +2,8 @@
 
 A value is an LLVM value, scalar or vector; every vector of a kernel has the same number of lanes. Where a
 scalar meets a vector it is spread over the lanes. Pointers are opaque and offsets count bytes. Minima and
-maxima are compare and select, and nothing here becomes a call of a library function on any target.
+maxima are compare and select, and nothing here becomes a call of a library function on any target: what is
+called stands in the module.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ BOOL, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()
 
+_STACK_BITS = 128  # to so many every target aligns its stack
+
 _LLVM_TYPE: dict[DType, Type] = {
     DType.BOOL: BOOL,
     DType.INT64: I64,
@@ -109,7 +112,8 @@ class Emitter:
         precise: The type of scores and sums, FLOAT32 or FLOAT64; it fixes the number of lanes.
         module: Where declarations go.
         name: The function's name.
-        parameters: Types of its parameters; it returns nothing.
+        parameters: Types of its parameters.
+        result: The type of what it returns; None: it returns nothing.
     """
 
     def __init__(
@@ -119,13 +123,18 @@ class Emitter:
         module: ir.Module,
         name: str,
         parameters: Sequence[Type] = (POINTER,),
+        result: Type | None = None,
     ) -> None:
         self.isa = isa
         self.precise = precise
         self.lanes = isa.lanes(precise)
         self.module = module
-        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), list(parameters)), name)
+        returned = ir.VoidType() if result is None else result
+        self.function = ir.Function(module, ir.FunctionType(returned, list(parameters)), name)
         self.function.attributes.add("nounwind")
+        if isa.vector_bits > _STACK_BITS:
+            # LLVM decides too late that vectors go to the stack, and leaves them across cache lines there.
+            self.function.attributes.alignstack = isa.vector_bits // 8
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.precise_type = _LLVM_TYPE[precise]
 
@@ -270,6 +279,26 @@ class Emitter:
             function = ir.Function(self.module, type_, name)
         return self.builder.call(function, args)
 
+    def call_written(
+        self, name: str, result: Type, args: Sequence[Value], write: Callable[..., Value]
+    ) -> Value:
+        """Call a function of the module's own, writing it on first use.
+
+        Args:
+            name: What the function does; one of the name is written for each type of result.
+            result: The type it returns; it follows from those of the arguments.
+            args: Its arguments.
+            write: From the function's emitter and parameters to what it returns.
+        """
+        name = f"{name}.{mangled(result)}"
+        if name not in self.module.globals:
+            parameters = [arg.type for arg in args]
+            e = Emitter(self.isa, self.precise, self.module, name, parameters, result)
+            e.function.linkage = "internal"
+            e.function.attributes.add("noinline")
+            e.finish(write(e, *e.function.args))
+        return self.call(name, result, args)
+
     # -- memory: pointers are opaque, offsets count bytes
 
     def at(self, pointer: Value, offset: Value | int) -> Value:
@@ -349,9 +378,12 @@ class Emitter:
         result.add_incoming(second, second_block)
         return result
 
-    def finish(self) -> None:
-        """End the function."""
-        self.builder.ret_void()
+    def finish(self, result: Value | None = None) -> None:
+        """End the function, with what it returns if it returns anything."""
+        if result is None:
+            self.builder.ret_void()
+        else:
+            self.builder.ret(result)
 
 
 def element_of(value: Value) -> Type:

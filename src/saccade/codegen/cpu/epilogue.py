@@ -70,6 +70,10 @@ def finish_rows(e: Emitter, tables: RowTables, rows: Value, extras: Extras) -> N
         here = tables.of_row(e, loop.index)
         total, row_max = e.load_vector(here.base), e.load_vector(here.row_max)
         largest = e.binary("fmul", row_max, extras.unit)
+        # A NaN is never a maximum but always in the sum; so is what infinity leaves there.
+        nan = e.compare("!=", total, total)
+        spoilt = e.builder.and_(nan, e.compare("!=", row_max, e.real(float("inf"))))
+        maximum = e.select(spoilt, total, largest)
         factor, base = e.splat(one), largest
         if extras.sink is not None:
             sink = extras.sink(loop.index) if callable(extras.sink) else extras.sink
@@ -84,12 +88,7 @@ def finish_rows(e: Emitter, tables: RowTables, rows: Value, extras: Extras) -> N
             lse = e.binary("fadd", base, ELEMENTARY[Op.LOG](e, e.select(empty, one, total)))
             _store_held(e, e.select(empty, nothing, lse), extras.lse, loop.index, held)
         if extras.max_scores is not None:
-            # A NaN is never a maximum but always in the sum; so is what infinity leaves there.
-            spoilt = e.builder.and_(
-                e.compare("!=", total, total), e.compare("!=", row_max, e.real(float("inf")))
-            )
-            scores = e.select(spoilt, total, largest)
-            _store_held(e, scores, extras.max_scores, loop.index, held)
+            _store_held(e, maximum, extras.max_scores, loop.index, held)
         if extras.keep_factor is not None:
             factor = e.binary("fmul", factor, extras.keep_factor)
         e.store(e.select(empty, zero, e.binary("fdiv", factor, e.select(empty, one, total))), here.alpha)

@@ -20,20 +20,21 @@ from typing import final
 
 from llvmlite import ir
 
-from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import ArgumentLayout
+from saccade.codegen.cpu.attend_entry import AttendEntry
 from saccade.codegen.cpu.dropout import kept_weights
-from saccade.codegen.cpu.emitter import Emitter, Value
+from saccade.codegen.cpu.emitter import Value
 from saccade.codegen.cpu.epilogue import Extras, finish_rows, store_rows
 from saccade.codegen.cpu.packing import load_queries
 from saccade.codegen.cpu.rows import OnVector, RowTables, rescale, row_maximum, start_rows, weigh
+from saccade.codegen.cpu.score_tiling import VECTORS_AT_ONCE
 from saccade.codegen.cpu.tile_kinds import by_kind, change_of_row, is_plain
 from saccade.codegen.cpu.tile_product import TileProduct
-from saccade.codegen.cpu.tile_programs import PairPlaces, TilePrograms
-from saccade.codegen.cpu.tiling import VECTORS_AT_ONCE, ForwardTiling
+from saccade.codegen.cpu.tile_programs import PairPlaces
+from saccade.codegen.cpu.tiling import ForwardTiling
 from saccade.codegen.cpu.visibility import block_range, find_limits, find_visible, see_all, visible_lanes
-from saccade.codegen.cpu.work import private_memory, work_items
-from saccade.codegen.cpu.work_item import Item, KeyTile, find_item, key_tiles, read_scale, rows_of
+from saccade.codegen.cpu.work import work_items
+from saccade.codegen.cpu.work_item import Item, KeyTile, find_item, key_tiles, rows_of
 from saccade.ir.dtype import DType
 
 __all__ = ["emit_attend"]
@@ -70,19 +71,10 @@ class _Block:
 
 
 @final
-class _Attend:
+class _Attend(AttendEntry[ForwardTiling]):
     """The entry under construction."""
 
-    def __init__(self, tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
-        e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
-        self.e, self.tiling = e, tiling
-        self.arguments = Arguments(e, e.function.args[0], layout)
-        self.programs = TilePrograms(e, tiling.spec, self.arguments)
-        self.scale = read_scale(e, self.arguments, changed=self.programs.has_score)
-        self.scratch = tiling.scratch(self.programs.table_bytes)
-        memory = private_memory(e, self.arguments, self.scratch.size)
-        self.memory = {part: e.at(memory, offset) for part, offset in self.scratch.offsets.items()}
-        self.tables = RowTables(*(self.memory[part] for part in RowTables.PARTS))
+    row_variables = ("q_idx",)
 
     def emit(self) -> int:
         with work_items(self.e, self.arguments) as number:
@@ -198,14 +190,14 @@ class _Attend:
             whole = e.compare("==", seen, e.whole(tiling.sub_keys))
             with e.builder.if_else(whole) as (all_seen, part_seen):
                 with all_seen:
-                    scores = self._scores_at(row.index, column.index)
+                    scores = self.scores_at(row.index, column.index)
                     self._key_product(tiling.register.vectors).emit(
                         e, queries, panel, scores, tiling.key_steps
                     )
                 with part_seen, e.loop(first, stop, tiling.range_keys) as part:
                     within = e.builder.sub(part.index, column.index)
                     keys = e.nth(panel, within, tiling.word)
-                    scores = self._scores_at(row.index, part.index)
+                    scores = self.scores_at(row.index, part.index)
                     self._key_product(VECTORS_AT_ONCE).emit(e, queries, keys, scores, tiling.key_steps)
 
     def _key_product(self, vectors: int) -> TileProduct:
@@ -225,7 +217,7 @@ class _Attend:
         with self._blocks(chunk) as block, self._rows(block) as row:
             visible = partial(visible_lanes, e, self.tiling, self.memory["visible"], row) if hidden else None
             change = change_of_row(e, self.programs, chunk.places, row, self.scale.unit, visible)
-            scores, tables = self._scores_at(row), chunk.tables.of_row(e, row)
+            scores, tables = self.scores_at(row), chunk.tables.of_row(e, row)
             row_maximum(e, scores, *block.columns, tables, change)
 
     def _weigh(self, item: Item, tile: KeyTile, chunk: _Chunk, block: _Block) -> None:
@@ -236,13 +228,13 @@ class _Attend:
                 query = e.builder.add(item.first, e.builder.add(chunk.first, row))
                 bits, first_key = self.memory["kept"], tile.first_key
                 keep = kept_weights(e, self.arguments, bits, item.head, query, first_key, block.columns)
-            scores, tables = self._scores_at(row), chunk.tables.of_row(e, row)
+            scores, tables = self.scores_at(row), chunk.tables.of_row(e, row)
             weigh(e, scores, *block.columns, tables, self.scale.factor, weights, keep)
 
     def _multiply_values(self, tile: KeyTile, chunk: _Chunk, block: _Block) -> None:
         e, tiling, whole = self.e, self.tiling, self.tiling.register.vectors
         first, stop = (e.builder.udiv(column, e.whole(tiling.step_keys)) for column in block.columns)
-        weights = e.nth(self._scores_at(block.first), first, tiling.word)
+        weights = e.nth(self.scores_at(block.first), first, tiling.word)
         acc = e.nth(chunk.acc, block.first, tiling.acc_row)
         alpha = chunk.tables.of_row(e, block.first).alpha
 
@@ -282,9 +274,3 @@ class _Attend:
         after = self.e.builder.add(block.first, self.e.whole(self.tiling.block_rows))
         with self.e.loop(block.first, after) as row:
             yield row.index
-
-    def _scores_at(self, row: Value, column: Value | None = None) -> Value:
-        """The address of a score."""
-        e = self.e
-        at = e.nth(self.memory["scores"], row, self.tiling.score_row)
-        return at if column is None else e.nth(at, column, self.tiling.word)

@@ -10,7 +10,6 @@ written. Queries are turned into words here too, row by row, into a thread's own
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from llvmlite import ir
 
@@ -19,7 +18,7 @@ from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.conversion import store_elements
 from saccade.codegen.cpu.emitter import I8, I16, I32, I64, Emitter, Value
 from saccade.codegen.cpu.row_vectors import halves, pairs_along, rows_of_head, vector_of_row
-from saccade.codegen.cpu.spec import KernelSpec
+from saccade.codegen.cpu.score_tiling import ScoreTiling
 from saccade.codegen.cpu.tiling import ForwardTiling
 from saccade.codegen.cpu.work import work_items
 from saccade.ir.dtype import DType
@@ -51,29 +50,9 @@ def emit_pack(tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, 
     e.finish()
 
 
-class QueryTile(Protocol):
-    """What the packing of queries knows of a kernel's sizes."""
-
-    @property
-    def spec(self) -> KernelSpec:
-        """What is written."""
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a word is a pair of bfloat16."""
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block."""
-
-    @property
-    def query_row(self) -> int:
-        """Bytes of a row as words."""
-
-
 def load_queries(
     e: Emitter,
-    tiling: QueryTile,
+    tiling: ScoreTiling,
     row_at: Callable[[Value], Value],
     rows: Value,
     sign: Value,
@@ -105,7 +84,7 @@ def load_queries(
         _along(e, tiling.spec.key.head_dim, e.lanes, convert)
 
 
-def whole_blocks(e: Emitter, tiling: QueryTile, rows: Value) -> Value:
+def whole_blocks(e: Emitter, tiling: ScoreTiling, rows: Value) -> Value:
     """Return the rows of as many blocks as hold `rows`."""
     return e.rounded_up(rows, tiling.block_rows)
 

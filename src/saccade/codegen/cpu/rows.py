@@ -23,7 +23,7 @@ from typing import ClassVar, TypeAlias, final
 
 from saccade.codegen.cpu.conversion import store_elements
 from saccade.codegen.cpu.emitter import Emitter, Loop, Value
-from saccade.codegen.cpu.tiling import VECTORS_AT_ONCE
+from saccade.codegen.cpu.score_tiling import VECTORS_AT_ONCE
 from saccade.codegen.cpu.vector_math.exponentials import exp2_of_nonpositive
 from saccade.ir.dtype import DType
 

@@ -55,7 +55,7 @@ class TilePrograms:
     """
 
     def __init__(
-        self, e: Emitter, spec: KernelSpec, arguments: Arguments, row_variables: tuple[str, ...] = ("q_idx",)
+        self, e: Emitter, spec: KernelSpec, arguments: Arguments, row_variables: tuple[str, ...]
     ) -> None:
         self._e = e
         self._arguments = arguments

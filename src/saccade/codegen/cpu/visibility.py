@@ -12,7 +12,7 @@ from typing import TypeAlias
 from saccade.codegen.cpu.emitter import I32, I64, Emitter, Value
 from saccade.codegen.cpu.lane_bits import bits_at, load_lanes, store_lanes
 from saccade.codegen.cpu.rows import OnVector
-from saccade.codegen.cpu.tiling import RANGE, ScoreTile
+from saccade.codegen.cpu.score_tiling import RANGE, ScoreTiling
 
 __all__ = ["RowMask", "block_range", "find_limits", "find_visible", "see_all", "visible_lanes"]
 
@@ -20,13 +20,13 @@ RowMask: TypeAlias = Callable[[Value], OnVector]
 """From a row of the chunk to what narrows the visible lanes of a vector of its pairs."""
 
 
-def see_all(e: Emitter, tiling: ScoreTile, ranges: Value, rows: Value) -> None:
+def see_all(e: Emitter, tiling: ScoreTiling, ranges: Value, rows: Value) -> None:
     """Let every block of rows see the whole tile."""
     with e.loop(0, rows, tiling.block_rows) as loop:
         _store_range(e, _range_at(e, tiling, ranges, loop.index), e.whole(0), e.whole(tiling.keys))
 
 
-def find_limits(e: Emitter, tiling: ScoreTile, inside: Value, limits: tuple[Value, Value]) -> None:
+def find_limits(e: Emitter, tiling: ScoreTiling, inside: Value, limits: tuple[Value, Value]) -> None:
     """Write the bits of a row of a tile of which only the columns from the first limit to the second count.
 
     Args:
@@ -44,7 +44,7 @@ def find_limits(e: Emitter, tiling: ScoreTile, inside: Value, limits: tuple[Valu
 
 def find_visible(
     e: Emitter,
-    tiling: ScoreTile,
+    tiling: ScoreTiling,
     inside: Value,
     visible: Value,
     ranges: Value,
@@ -82,27 +82,27 @@ def find_visible(
         _store_range(e, _range_at(e, tiling, ranges, block.index), *_turns(e, tiling, *row.results))
 
 
-def block_range(e: Emitter, tiling: ScoreTile, ranges: Value, row: Value) -> tuple[Value, Value]:
+def block_range(e: Emitter, tiling: ScoreTiling, ranges: Value, row: Value) -> tuple[Value, Value]:
     """Return the columns that a block of rows, given its first row, sees: first, and after the last."""
     address = _range_at(e, tiling, ranges, row)
     return e.load(address, I64), e.load(e.at(address, 8), I64)
 
 
-def visible_lanes(e: Emitter, tiling: ScoreTile, visible: Value, row: Value, column: Value) -> Value:
+def visible_lanes(e: Emitter, tiling: ScoreTiling, visible: Value, row: Value, column: Value) -> Value:
     """Return the bits of a vector of pairs as lanes."""
     return load_lanes(e, _bits_at(e, tiling, visible, row, column))
 
 
-def _turns(e: Emitter, tiling: ScoreTile, first: Value, stop: Value) -> tuple[Value, Value]:
+def _turns(e: Emitter, tiling: ScoreTiling, first: Value, stop: Value) -> tuple[Value, Value]:
     """A range of columns, rounded outward to whole turns of the row passes."""
     return e.rounded_down(first, tiling.range_keys), e.rounded_up(stop, tiling.range_keys)
 
 
-def _bits_at(e: Emitter, tiling: ScoreTile, visible: Value, row: Value, column: Value) -> Value:
+def _bits_at(e: Emitter, tiling: ScoreTiling, visible: Value, row: Value, column: Value) -> Value:
     return bits_at(e, e.nth(visible, row, tiling.visible_row), column)
 
 
-def _range_at(e: Emitter, tiling: ScoreTile, ranges: Value, row: Value) -> Value:
+def _range_at(e: Emitter, tiling: ScoreTiling, ranges: Value, row: Value) -> Value:
     block = e.builder.udiv(row, e.whole(tiling.block_rows))
     return e.nth(ranges, block, RANGE)
 

@@ -20,7 +20,11 @@ from saccade.ir.dtype import DType
 
 __all__ = ["Item", "KeyTile", "Scale", "find_item", "key_tiles", "read_scale", "rows_of"]
 
-_SMALLEST = {DType.FLOAT32: 2.0**-126, DType.FLOAT64: 2.0**-1022}
+# The smallest and the largest normal number.
+_NORMAL = {
+    DType.FLOAT32: (2.0**-126, (2.0 - 2.0**-23) * 2.0**127),
+    DType.FLOAT64: (2.0**-1022, (2.0 - 2.0**-52) * 2.0**1023),
+}
 
 
 @final
@@ -99,9 +103,13 @@ def read_scale(e: Emitter, arguments: Arguments, *, changed: bool) -> Scale:
     sign = e.select(e.compare(">", scale, zero), one, e.select(negative, e.real(-1.0), scale))
     unit = e.select(negative, e.builder.fneg(scale), scale)
     unit = e.select(e.compare("==", scale, zero), one, unit)
+    smallest, largest, infinity = *map(e.real, _NORMAL[e.precise]), e.real(math.inf)
     factor = e.binary("fmul", one if changed else unit, e.real(math.log2(math.e)))
-    # A factor of 0 would make NaN of a hidden score.
-    return Scale(sign, unit, e.larger(e.real(_SMALLEST[e.precise]), factor))
+    # A factor of 0 would make NaN of a hidden score, one of infinity NaN of the difference of equal ones.
+    factor = e.select(e.compare("==", factor, zero), smallest, factor)
+    finite = e.compare("<", unit, infinity)
+    factor = e.select(e.builder.and_(finite, e.compare("==", factor, infinity)), largest, factor)
+    return Scale(sign, unit, factor)
 
 
 def find_item(e: Emitter, arguments: Arguments, tiling: ForwardTiling, number: Value) -> Item:

@@ -1,4 +1,8 @@
-"""The elementary functions by `Op`, and how far from the truth each may be."""
+"""The elementary functions by `Op`, and how far from the truth each may be.
+
+Those of forty instructions and more are functions of the module that programs call, for LLVM's time grows
+with its text, and the call of one is no slower than its text; the others are written where they are used.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,19 @@ def _on_values(function: Callable[..., Real]) -> Callable[..., Value]:
     return emit
 
 
+def _called(name: str, function: Callable[..., Real]) -> Callable[..., Real]:
+    """The function of vectors, written once in a module and called wherever it is used."""
+
+    def write(e: Emitter, *args: Value) -> Value:
+        return function(*(Real(e, arg) for arg in args)).value
+
+    def call(*args: Real) -> Real:
+        e, values = args[0].emitter, [arg.value for arg in args]
+        return Real(e, e.call_written(name, values[0].type, values, write))
+
+    return call
+
+
 def _sqrt(x: Real) -> Real:
     return Real(x.emitter, x.emitter.intrinsic("llvm.sqrt", x.value.type, [x.value]))
 
@@ -43,18 +60,18 @@ ELEMENTARY: dict[Op, Callable[[Emitter, Value], Value]] = {
         Op.EXP: exponentials.exp,
         Op.EXP2: exponentials.exp2,
         Op.EXPM1: exponentials.expm1,
-        Op.LOG: logarithms.log,
-        Op.LOG2: logarithms.log2,
-        Op.LOG1P: logarithms.log1p,
+        Op.LOG: _called("log", logarithms.log),
+        Op.LOG2: _called("log2", logarithms.log2),
+        Op.LOG1P: _called("log1p", logarithms.log1p),
         Op.SQRT: _sqrt,
         Op.RSQRT: lambda x: 1.0 / _sqrt(x),
-        Op.SIN: trigonometry.sin,
-        Op.COS: trigonometry.cos,
-        Op.TAN: trigonometry.tan,
+        Op.SIN: _called("sin", trigonometry.sin),
+        Op.COS: _called("cos", trigonometry.cos),
+        Op.TAN: _called("tan", trigonometry.tan),
         Op.ATAN: trigonometry.atan,
         Op.TANH: exponentials.tanh,
         Op.SIGMOID: exponentials.sigmoid,
-        Op.ERF: error_function.erf,
+        Op.ERF: _called("erf", error_function.erf),
         Op.FLOOR: rounding.floor,
         Op.CEIL: rounding.ceil,
         Op.TRUNC: rounding.trunc,
@@ -63,7 +80,8 @@ ELEMENTARY: dict[Op, Callable[[Emitter, Value], Value]] = {
 }
 """Each function of one float, on vectors or scalars of FLOAT32 or FLOAT64."""
 
-_power, _remainder = _on_values(powers.power), _on_values(remainders.remainder)
+_power = _on_values(_called("power", powers.power))
+_remainder = _on_values(_called("remainder", remainders.remainder))
 
 
 def power(e: Emitter, a: Value, b: Value) -> Value:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from llvmlite import ir
+from saccade.codegen.cpu.emitter import F32, F64, I32, I64, Emitter, Type, Value, element_of, like
 
-from saccade.codegen.cpu.emitter import F32, F64, I32, I64, Emitter, Type, Value
-
-__all__ = ["FloatFormat", "Real", "Whole", "like", "where"]
+__all__ = ["FloatFormat", "Real", "Whole", "where"]
 
 
 @final
@@ -83,7 +81,7 @@ class Real:
     @property
     def format(self) -> FloatFormat:
         """The layout of these numbers."""
-        return _FORMATS[_element(self.value.type)]
+        return _FORMATS[element_of(self.value)]
 
     @property
     def bits(self) -> Whole:
@@ -191,12 +189,12 @@ class Whole:
 
     def as_real(self) -> Real:
         """Return the floating number with these bits."""
-        element = F32 if _element(self.value.type) == I32 else F64
+        element = F32 if element_of(self.value) == I32 else F64
         return Real(self.emitter, self.emitter.builder.bitcast(self.value, like(self.value, element)))
 
     def _with(self, operation: str, other: Whole | int) -> Whole:
         if isinstance(other, int):
-            bits = _element(self.value.type).width
+            bits = element_of(self.value).width
             other = Whole(self.emitter, self.emitter.whole(_wrapped(other, bits), self.value.type))
         return Whole(self.emitter, self.emitter.binary(operation, self.value, other.value))
 
@@ -229,22 +227,13 @@ class Whole:
 
     def differs(self, other: int) -> Value:
         """Return where this is not the given constant."""
-        constant = self.emitter.whole(_wrapped(other, _element(self.value.type).width), self.value.type)
+        constant = self.emitter.whole(_wrapped(other, element_of(self.value).width), self.value.type)
         return self.emitter.compare("!=", self.value, constant)
 
 
 def where(condition: Value, a: Real, b: Real) -> Real:
     """Return `a` where the condition holds, else `b`."""
     return Real(a.emitter, a.emitter.select(condition, a.value, b.value))
-
-
-def like(value: Value, element: Type) -> Type:
-    """Return the type with such elements, a scalar or a vector as the value is."""
-    return ir.VectorType(element, value.type.count) if isinstance(value.type, ir.VectorType) else element
-
-
-def _element(type_: Type) -> Type:
-    return type_.element if isinstance(type_, ir.VectorType) else type_
 
 
 def _wrapped(value: int, bits: int) -> int:

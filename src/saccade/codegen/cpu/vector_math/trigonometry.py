@@ -6,9 +6,9 @@ atan:           one quotient brings |x| below tan(π/8)
 
 from __future__ import annotations
 
-from saccade.codegen.cpu.emitter import F32, F64, I32
+from saccade.codegen.cpu.emitter import F32, F64, I32, like
 from saccade.codegen.cpu.vector_math.polynomial import Fit
-from saccade.codegen.cpu.vector_math.real import Real, Whole, like, where
+from saccade.codegen.cpu.vector_math.real import Real, Whole, where
 from saccade.codegen.cpu.vector_math.reduction import reduced
 
 __all__ = ["atan", "cos", "sin", "tan"]
