@@ -60,19 +60,22 @@ def test_everyone_takes_part_and_is_counted() -> None:
     assert [row.contender for row in comparison.rows] == [
         "causal flash (SDPA)",
         "SDPA + mask",
+        "saccade (cpu)",
         "saccade (eager)",
     ]
-    assert [row.density for row in comparison.rows] == [0.5, 0.75, 0.75]
+    assert [row.density for row in comparison.rows] == [0.5, 0.75, 0.75, 0.75]
     assert (comparison.density, comparison.scaling, comparison.is_checked) == (0.75, "", True)
     assert comparison.dtype is torch.float32
-    assert all(not row.reason and row.forward and row.backward for row in comparison.rows)
+    assert all(row.forward for row in comparison.rows)
+    without = {row.contender: row.reason for row in comparison.rows if not row.backward}
+    assert without == {"saccade (cpu)": "it has no backward yet, and a gradient is wanted"}
     assert steps == ["causal: preparing", "causal: checking", "causal: timing"]
     measurements = report_of([comparison]).measurements
     assert [(m.case, m.contender) for m in measurements[:2]] == [
         ("causal, forward", "causal flash (SDPA)"),
         ("causal, backward", "causal flash (SDPA)"),
     ]
-    assert len(measurements) == 6
+    assert len(measurements) == 7
     last = measurements[-1]
     assert last.shape == {"batch": 2, "heads": 2, "q_len": 200, "kv_len": 200, "head_dim": 16}
     assert len(last.timing.samples_s) == 2

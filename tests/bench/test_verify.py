@@ -251,7 +251,7 @@ class TestWhatCannotBeChecked:
             verify_mod(causal, mask_mod=causal)
 
     def test_an_unknown_backend_is_refused(self) -> None:
-        with pytest.raises(errors.ArgumentError, match=r"backends must be among 'sdpa'.*, got warp"):
+        with pytest.raises(errors.ArgumentError, match=r"backends must be among 'cpu', 'sdpa'.*, got warp"):
             verify_mod(causal, backends=["warp"])
 
     def test_what_is_no_mod_is_refused(self) -> None:
