@@ -58,7 +58,7 @@ class Expected:
 
 
 class _Noise:
-    """Random disturbances of size 1/4 to 1, lest equal ones cancel; the other of a pair has opposite signs."""
+    """Random disturbances of size 1/4 to 1, lest equal ones cancel; a pair has opposite signs."""
 
     def __init__(self, seed: int, sign: int) -> None:
         self._generator = np.random.default_rng(seed)
