@@ -27,6 +27,10 @@ demo: $(READY) ## check and time the ready-made masks on real sizes, and draw ou
 test: $(READY) ## all tests and doctests, with coverage (at least 95 %)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
+.PHONY: thorough
+thorough: $(READY) ## every case of the long suites too, of which `make test` runs a share
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough
+
 .PHONY: fuzz
 fuzz: $(READY) ## random calls of the CPU engine against float64, for MINUTES=10, from SEED=1000 on
 	PYTHONPATH=src:tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)

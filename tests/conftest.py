@@ -1,8 +1,9 @@
-"""What every suite shares: fixed seeds and one hypothesis profile."""
+"""What every suite shares: fixed seeds, one hypothesis profile, and the share of long suites that is run."""
 
 from __future__ import annotations
 
 import random
+import zlib
 
 import hypothesis
 import numpy
@@ -15,6 +16,35 @@ SEED = 20_260_401
 # of a test pays for imports and the machine may be shared.
 hypothesis.settings.register_profile("saccade", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("saccade")
+
+
+# Suites that compile a kernel a case, by the end of their path: one case in so many is run, the same ones each
+# time; `--thorough` runs all.
+LONG_SUITES = {
+    "attention/test_compiled.py": 4,
+    "backends/cpu/test_catalogue.py": 3,
+    "backends/cpu/test_instruction_sets.py": 4,
+    "codegen/cpu/test_decode.py": 4,
+    "codegen/cpu/test_forward.py": 3,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run every case of the long suites")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the long suites have beyond their share; tests without parameters all stay."""
+    if config.getoption("--thorough") or any("::" in argument for argument in config.args):
+        return
+    kept, left_out = [], []
+    for item in items:
+        path, _, name = item.nodeid.partition("::")
+        share = next((share for suite, share in LONG_SUITES.items() if path.endswith(suite)), 1)
+        chosen = "[" not in name or zlib.crc32(name.encode()) % share == 0
+        (kept if chosen else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True)
