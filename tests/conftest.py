@@ -18,8 +18,8 @@ hypothesis.settings.register_profile("saccade", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("saccade")
 
 
-# Suites that compile a kernel a case, by the end of their path: one case in so many is run, the same ones each
-# time; `--thorough` runs all.
+# Suites that compile a kernel a case, by the end of their path: one case in so many is run, the same ones
+# each time; `--thorough` runs all.
 LONG_SUITES = {
     "attention/test_compiled.py": 4,
     "backends/cpu/test_catalogue.py": 3,
