@@ -55,8 +55,10 @@ class TileProduct:
         c: Value,
         steps: Value | int,
         factors: Value | None = None,
+        *,
+        adds: bool = False,
     ) -> None:
-        """Emit C := A·B, or C := diag(factors)·C + A·B.
+        """Emit C := A·B, or C := diag(factors)·C + A·B, or C := C + A·B.
 
         Args:
             e: The function.
@@ -65,9 +67,12 @@ class TileProduct:
             c: Address of C.
             steps: Of the sum; a value must be a multiple of `unroll`.
             factors: Address of a number of the precise type for each row.
+            adds: Whether C is added to.
         """
         start = [
-            self._scaled(e, c, factors, row, column)
+            e.load_vector(self._place(e, c, row, column))
+            if adds
+            else self._scaled(e, c, factors, row, column)
             for row in range(self.rows)
             for column in range(self.vectors)
         ]

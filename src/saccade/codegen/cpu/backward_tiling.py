@@ -1,0 +1,165 @@
+"""Shapes of the backward kernel's tiles, and where its parts stand in memory.
+
+An item of work is a chunk: some key tiles of one kv head, and all that sees them. Rows of queries and of the
+output's gradient are packed once a call, keys and values once an item, all as words in rows of whole vectors.
+Sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from saccade.codegen.cpu.philox import KEYS
+from saccade.codegen.cpu.spec import KernelSpec
+from saccade.codegen.cpu.tiling import RANGE, VECTORS_AT_ONCE, RegisterTile, ScratchLayout
+from saccade.problem import KernelKey
+
+__all__ = ["BackwardTiling", "backward_tile_shape"]
+
+_KEY_ROWS = 4  # keys that a product with transposed weights holds in registers
+
+
+def backward_tile_shape(key: KernelKey) -> tuple[int, int]:
+    """Return how many query rows and keys a tile of the backward kernel should have."""
+    # Dropout's stream decides for 128 keys at once.
+    return (48, 128) if key.dropout else (96, 64)
+
+
+@final
+@dataclass(frozen=True)
+class BackwardTiling:
+    """The sizes that one backward kernel is written with; all follow from its spec.
+
+    Attributes:
+        spec: What is written.
+    """
+
+    spec: KernelSpec
+
+    def __post_init__(self) -> None:
+        rows, keys = self.spec.rows, self.spec.keys
+        assert rows % self.block_rows == 0, f"rows={rows} is no multiple of {self.block_rows}"
+        assert keys % self.sub_keys == 0, f"keys={keys} is no multiple of {self.sub_keys}"
+        assert keys % self.key_rows == 0, f"keys={keys} is no multiple of {self.key_rows}"
+
+    @property
+    def rows(self) -> int:
+        """Queries of a tile."""
+        return self.spec.rows
+
+    @property
+    def keys(self) -> int:
+        """Keys of a tile."""
+        return self.spec.keys
+
+    @cached_property
+    def lanes(self) -> int:
+        """Elements of a vector of the precise type."""
+        return self.spec.isa.lanes(self.spec.precise)
+
+    @cached_property
+    def register(self) -> RegisterTile:
+        """The register tile of products whose rows are queries."""
+        return RegisterTile.of(self.spec.isa)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block: queries that a product holds in registers."""
+        return self.register.rows
+
+    @property
+    def key_rows(self) -> int:
+        """Keys that a product holds in registers."""
+        return _KEY_ROWS
+
+    @property
+    def padding_rows(self) -> int:
+        """Rows after the last query of a head that may be read, as zeros, or added to."""
+        return max(self.block_rows, self.lanes)
+
+    @property
+    def sub_keys(self) -> int:
+        """Keys of a sub-panel: the columns of one product."""
+        return self.register.vectors * self.lanes
+
+    @property
+    def range_keys(self) -> int:
+        """Keys by which the range that a block of rows sees is rounded."""
+        return VECTORS_AT_ONCE * self.lanes
+
+    @property
+    def word(self) -> int:
+        """Bytes of a word."""
+        return self.spec.precise.itemsize
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a word is a pair of bfloat16: no, every type is converted to the precise one."""
+        return False
+
+    @property
+    def vector(self) -> int:
+        """Bytes of a vector."""
+        return self.lanes * self.word
+
+    @property
+    def head_vectors(self) -> int:
+        """Vectors of a row of queries or keys."""
+        return -(-self.spec.key.head_dim // self.lanes)
+
+    @property
+    def value_vectors(self) -> int:
+        """Vectors of a row of values or of the output's gradient."""
+        return -(-self.spec.key.value_dim // self.lanes)
+
+    @property
+    def query_row(self) -> int:
+        """Bytes of a packed query or key, and of a row of their gradients."""
+        return self.head_vectors * self.vector
+
+    @property
+    def grad_row(self) -> int:
+        """Bytes of a packed row of the output's gradient, and of a row of the values' gradient."""
+        return self.value_vectors * self.vector
+
+    @property
+    def score_row(self) -> int:
+        """Bytes of a row of scores."""
+        return self.keys * self.word
+
+    @property
+    def visible_row(self) -> int:
+        """Bytes of the bits of a row of pairs."""
+        return self.keys // self.lanes * 2
+
+    @property
+    def kept_keys(self) -> int:
+        """Keys that dropout's table of a row has room for: whole groups, wherever the tile begins."""
+        return self.keys + 2 * KEYS
+
+    def scratch(self, tables: dict[str, int]) -> ScratchLayout:
+        """Lay out a thread's private memory.
+
+        Args:
+            tables: Bytes of the programs' tables, by name.
+        """
+        key = self.spec.key
+        return ScratchLayout.of(
+            {
+                "keys across": key.head_dim * self.keys * self.word,
+                "values across": key.value_dim * self.keys * self.word,
+                "keys": self.keys * self.query_row,
+                "grad keys": self.keys * self.query_row,
+                "grad values": self.keys * self.grad_row,
+                "scores": self.rows * self.score_row,
+                "grads": self.rows * self.score_row,
+                "sum": self.query_row,
+                "visible": self.rows * self.visible_row,
+                "inside": self.visible_row,
+                "kept": self.kept_keys * self.word,
+                "ranges": self.rows // self.block_rows * RANGE,
+                **tables,
+            }
+        )
