@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -198,12 +199,12 @@ def _runs(call: Backward, keys: int) -> TileRuns:
 
 def _chunks(call: Backward, runs: TileRuns, padding: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Items, where those of each kv head begin, and the rows of all partial results."""
-    (batch, q_heads, q_len, _), (kv_batch, kv_heads, _, _) = call.forward.query.shape, call.forward.key.shape
+    (batch, q_heads), (kv_batch, kv_heads) = call.forward.query.shape[:2], call.forward.key.shape[:2]
     tiles, group, share = runs.shape[2], q_heads // kv_heads, batch // kv_batch
     borders = np.linspace(0, tiles, min(call.ranges, tiles) + 1).astype(int)
     items, offsets, rows = [], [0], 0
     for kv_head in range(kv_batch * kv_heads):
-        for first, stop in zip(borders[:-1], borders[1:], strict=True):
+        for first, stop in pairwise(borders):
             seen = [
                 run
                 for b in range(kv_head // kv_heads * share, (kv_head // kv_heads + 1) * share)

@@ -91,7 +91,7 @@ FIXED: dict[str, str] = {
     "partials": "DECODE, BACKWARD: address of the items' partial results, 64-byte aligned",
     "q_tiles": "BACKWARD pack and merge: tiles of queries of a head, ceil(Q / rows)",
     "kv_share": "BACKWARD: the batches that share keys and values, 1 or B",
-    "packed_queries": "BACKWARD: address of packed queries, 64-byte aligned: heads of batches, rows and padding",
+    "packed_queries": "BACKWARD: address of packed queries, 64-byte aligned: heads of batches, padded rows",
     "packed_grads": "BACKWARD: address of the output's packed gradient, likewise",
     "row_lse": "BACKWARD: address of lse in base 2, of heads and rows as packed queries, of the precise type",
     "row_delta": "BACKWARD: address of delta, likewise",

@@ -201,7 +201,8 @@ class _Attend:
                     e.select(sees, after, stop),
                 ]
             )
-        return _Seen(tile, head, *block.results, places), plain
+        first, stop = block.results
+        return _Seen(tile, head, first, stop, places), plain
 
     def _multiply(self, keys: KeyTile, seen: _Seen, plain: Value | None, queries_grad: Value) -> None:
         """Find scores, weights and their gradients, and add what they give."""

@@ -70,9 +70,7 @@ class TileProduct:
             adds: Whether C is added to.
         """
         start = [
-            e.load_vector(self._place(e, c, row, column))
-            if adds
-            else self._scaled(e, c, factors, row, column)
+            self._start(e, c, factors, adds, row, column)
             for row in range(self.rows)
             for column in range(self.vectors)
         ]
@@ -90,7 +88,9 @@ class TileProduct:
         for place, total in enumerate(sums):
             e.store(total, self._place(e, c, *divmod(place, self.vectors)))
 
-    def _scaled(self, e: Emitter, c: Value, factors: Value | None, row: int, column: int) -> Value:
+    def _start(self, e: Emitter, c: Value, factors: Value | None, adds: bool, row: int, column: int) -> Value:
+        if adds:
+            return e.load_vector(self._place(e, c, row, column))
         if factors is None:
             return e.splat(e.real(0.0))
         factor = e.load(e.at(factors, row * self._element_bytes(e)), e.precise_type)
