@@ -105,12 +105,14 @@ def prepared(call: Backward, result: Result) -> Callable[[], Gradients]:
     runs = _runs(call, spec.keys)
     items, item_offsets, partial_rows = _chunks(call, runs, source.padding_rows)
     q_tiles, threads = -(-q_len // spec.rows), team.thread_count()
-    rows = batch * q_heads * (q_len + source.padding_rows)
+    rows = batch * q_heads * (q_len + q_len % 2 + source.padding_rows)
     word, precise = spec.precise.itemsize, result.lse.dtype
     sinks = torch.zeros(q_heads) if forward.sinks is None else forward.sinks
     memory = {
         "packed_queries": aligned(rows * source.query_row_bytes),
         "packed_grads": aligned(rows * source.grad_row_bytes),
+        "query_words": aligned(rows * source.query_word_bytes),
+        "grad_words": aligned(rows * source.grad_word_bytes),
         "row_lse": aligned(rows * word),
         "row_delta": aligned(rows * word),
         "partials": aligned(partial_rows * source.partial_bytes),
@@ -212,7 +214,7 @@ def _chunks(call: Backward, runs: TileRuns, padding: int) -> tuple[np.ndarray, n
                 for tile in range(first, stop)
                 for run in runs.tile(min(b, runs.shape[0] - 1), min(h, runs.shape[1] - 1), tile)
             ]
-            low = min((run[0] for run in seen), default=0)
+            low = min((run[0] - run[0] % 2 for run in seen), default=0)
             high = max((run[1] for run in seen), default=0)
             items.append((kv_head, first, stop, low, high, rows))
             rows += share * group * (high - low + padding)

@@ -37,7 +37,7 @@ from saccade.tracing import trace
 
 
 def rough(leaves: list[Tensor], call: Forward, visible: Tensor, score, keep: Tensor | None):
-    """Output and lse in the precision of the leaves: an independent computation, whose error is the measure."""
+    """Output and lse in the precision of the leaves: an independent computation; its error is the measure."""
     query, key, value = leaves[:3]
     batch, group = query.shape[0], query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(group, dim=1).expand(batch, -1, -1, -1) for t in (key, value))
@@ -95,17 +95,19 @@ def check(
         keep_rate=keep_rate(call.dropout[0]),
     )
     exact = gradients(leaves, reference.out, reference.lse)
+    precise = torch.float64 if call.query.dtype == torch.float64 else torch.float32
     visible = torch.ones_like(reference.weights, dtype=torch.bool) if shown is None else shown
     low = [getattr(call, name).clone().requires_grad_() for name in names]
     measure = gradients(low, *rough(low, call, visible, score, keep))
+    # dP and delta may cancel; what is left of their rounding reaches a gradient through a query or key.
+    largest = [tensor.abs().amax().item() for tensor in (grad_out, call.value, call.query, call.key)]
+    cost = 4 * torch.finfo(precise).eps * largest[0] * largest[1] * abs(call.factor) * max(largest[2:])
     for name, gradient, other in zip(names, exact, measure, strict=True):
         ours = getattr(found, name)
-        size = 1 + gradient.abs().amax().item()
         error = (other.double() - gradient).abs().amax().item()
-        slack = 4 * error + 4 * torch.finfo(call.query.dtype).eps * size
-        torch.testing.assert_close(
-            ours.double(), gradient, rtol=0, atol=slack, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        slack = 4 * error + 4 * torch.finfo(call.query.dtype).eps * (1 + gradient.abs().amax().item()) + cost
+        worst = (ours.double() - gradient).abs().amax().item()
+        assert worst <= slack, f"{name}: off by {worst}, where {slack} is allowed"
     return found
 
 
@@ -228,9 +230,8 @@ def test_given_blocks_of_any_size(p):
     shown = torch.zeros(1, 2, 111, 222, dtype=torch.bool)
     for row in range(3):
         for column in columns[row, : counts[row]].tolist():
-            at = slice(37 * row, 37 * row + 37), slice(37 * column, 37 * column + 37)
-            q, k = torch.arange(111)[at[0], None], torch.arange(222)[at[1]]
-            shown[..., *at] = odd(0, 0, q, k)
+            rows, keys = (slice(37 * number, 37 * number + 37) for number in (row, column))
+            shown[..., rows, keys] = odd(0, 0, torch.arange(111)[rows, None], torch.arange(222)[keys])
         for column in full[row, : int([1, 1, 2][row])].tolist():
             shown[..., 37 * row : 37 * row + 37, 37 * column : 37 * column + 37] = True
     call = Forward(query, key, value, isa=BEST, block_mask=blocks, dropout=(p, 7))

@@ -12,7 +12,7 @@ the score and the gradient of what the score mod made of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -31,12 +31,13 @@ from saccade.codegen.cpu.backward_chunk import (
     key_tile,
     query_tiles,
 )
-from saccade.codegen.cpu.backward_pack import pack_row
+from saccade.codegen.cpu.backward_pack import pack_step
 from saccade.codegen.cpu.backward_products import Products
-from saccade.codegen.cpu.backward_rows import RowChange, weigh_row
+from saccade.codegen.cpu.backward_rows import RowChange, weigh_rows
 from saccade.codegen.cpu.backward_tiling import BackwardTiling
+from saccade.codegen.cpu.conversion import store_elements
 from saccade.codegen.cpu.dropout import keep_factors
-from saccade.codegen.cpu.emitter import Emitter, Value
+from saccade.codegen.cpu.emitter import BF16, I16, I32, Emitter, Value
 from saccade.codegen.cpu.epilogue import store_row
 from saccade.codegen.cpu.packing import pack_across, row_of_zeros
 from saccade.codegen.cpu.row_vectors import rows_of_head
@@ -45,6 +46,7 @@ from saccade.codegen.cpu.tile_kinds import by_kind, is_plain
 from saccade.codegen.cpu.tile_programs import PairPlaces, TilePrograms
 from saccade.codegen.cpu.visibility import block_range, find_limits, find_visible, see_all, visible_lanes
 from saccade.codegen.cpu.work import private_memory, work_items
+from saccade.ir.dtype import DType
 
 __all__ = ["emit_attend"]
 
@@ -131,9 +133,10 @@ class _Attend:
         everything = e.whole(tiling.keys)
         pack_across(e, tiling, key_at, key.head_dim, self.memory["keys across"], everything)
         pack_across(e, tiling, value_at, key.value_dim, self.memory["values across"], everything)
-        with e.loop(0, tiling.keys) as row:
-            target = e.nth(self.memory["keys"], row.index, tiling.query_row)
-            pack_row(e, tiling, key_at(row.index), key.head_dim, target)
+        with e.loop(0, tiling.keys, tiling.step_rows) as row:
+            step = e.builder.udiv(row.index, e.whole(tiling.step_rows))
+            sources = [key_at(each) for each in self._rows_of_step(row.index)]
+            pack_step(e, tiling, sources, key.head_dim, e.nth(self.memory["keys"], step, tiling.query_row))
         self._clear(self.memory["grad keys"], everything, tiling.query_row)
         self._clear(self.memory["grad values"], everything, tiling.grad_row)
         find_limits(e, tiling, self.memory["inside"], (e.whole(0), keys.held))
@@ -170,16 +173,20 @@ class _Attend:
         places = PairPlaces(
             b=head.b,
             of_row=lambda row: (head.h, e.builder.add(tile.first, row)),
-            row=lambda row: e.smaller(row, last),
+            row=lambda row: e.larger(e.smaller(row, last), tile.low),
             first_key=keys.first_key,
         )
 
         def queries_of(rows: Value) -> dict[str, Value]:
-            return {"q_idx": e.binary("add", e.smaller(rows, last), tile.first)}
+            return {"q_idx": e.binary("add", e.larger(e.smaller(rows, last), tile.low), tile.first)}
 
         self.programs.begin_rows(tile.rows, queries_of)
         limits = (e.whole(0), keys.held)
         plain = is_plain(e, self.programs, limits, tiling.keys, tile.partial)
+        if plain is not None and tiling.pairs:
+            # A row without its neighbour leaves half of a pair to be hidden.
+            odd = e.builder.or_(tile.low, e.builder.urem(tile.rows, e.whole(tiling.step_rows)))
+            plain = e.builder.and_(plain, e.compare("==", odd, e.whole(0)))
         inside, visible, ranges = (self.memory[part] for part in ("inside", "visible", "ranges"))
 
         def mask_of_row(row: Value) -> OnVector:
@@ -210,38 +217,77 @@ class _Attend:
         rows = e.builder.sub(seen.stop, seen.first)
         columns = e.rounded_up(keys.held, tiling.range_keys)
         number = e.builder.add(seen.head.first_row, e.builder.add(seen.tile.first, seen.first))
-        queries = e.nth(self.arguments.pointer("packed_queries"), number, tiling.query_row)
-        outs = e.nth(self.arguments.pointer("packed_grads"), number, tiling.grad_row)
+        step = e.builder.udiv(number, e.whole(tiling.step_rows))
+        queries = e.nth(self.arguments.pointer("packed_queries"), step, tiling.query_row)
+        outs = e.nth(self.arguments.pointer("packed_grads"), step, tiling.grad_row)
+        query_words, out_words, grads_part = queries, outs, "grads"
+        if tiling.pairs:
+            dims = tiling.words_row(tiling.spec.key.head_dim), tiling.words_row(tiling.spec.key.value_dim)
+            query_words = e.nth(self.arguments.pointer("query_words"), number, dims[0])
+            out_words = e.nth(self.arguments.pointer("grad_words"), number, dims[1])
+            grads_part = "grad words"
         scores, grads = (e.nth(memory[part], seen.first, tiling.score_row) for part in ("scores", "grads"))
+        grad_words = e.nth(memory[grads_part], seen.first, tiling.word_score_row)
         products, none = self.products, e.whole(0)
-        products.scores(e, scores, queries, memory["keys across"], rows, none)
-        products.grads(e, grads, outs, memory["values across"], rows, none)
+        products.scores(e, scores, query_words, memory["keys across"], rows, none)
+        products.grads(e, grads, out_words, memory["values across"], rows, none)
         by_kind(
             e,
             plain,
             lambda: self._weigh(keys, seen, columns, hidden=False),
             lambda: self._weigh(keys, seen, columns, hidden=True),
         )
-        products.values(e, memory["grad values"], scores, outs, keys.held, rows)
-        products.keys(e, memory["grad keys"], grads, queries, keys.held, rows)
-        products.queries(e, queries_grad, grads, memory["keys"], rows, columns)
+        steps = e.builder.udiv(rows, e.whole(tiling.step_rows))
+        products.values(e, memory["grad values"], scores, outs, keys.held, steps)
+        products.keys(e, memory["grad keys"], grads, queries, keys.held, steps)
+        steps = e.builder.udiv(columns, e.whole(tiling.step_rows))
+        products.queries(e, queries_grad, grad_words, memory["keys"], rows, steps)
 
     def _weigh(self, keys: KeyTile, seen: _Seen, columns: Value, *, hidden: bool) -> None:
+        """Make words of weights and gradients of scores, in place of scores and dP."""
         e, tiling = self.e, self.tiling
-        held = e.smaller(seen.stop, seen.tile.rows)
-        with e.loop(seen.first, held) as row:
-            scores, grads = (
-                e.nth(self.memory[part], row.index, tiling.score_row) for part in ("scores", "grads")
-            )
-            weigh_row(e, scores, grads, columns, self._change(keys, seen, row.index, hidden=hidden))
-        # Rows after the last fill up its block, and have no part in sums over rows.
-        size = e.builder.mul(e.builder.sub(seen.stop, held), e.whole(tiling.score_row))
-        for part in ("scores", "grads"):
-            begin = e.nth(self.memory[part], held, tiling.score_row)
-            with e.loop(0, size, tiling.vector) as place:
-                e.store(e.splat(e.real(0.0)), e.at(begin, place.index))
+        held = e.rounded_up(e.smaller(seen.stop, seen.tile.rows), tiling.step_rows)
+        with e.loop(seen.first, held, tiling.step_rows) as loop:
+            rows = self._rows_of_step(loop.index)
+            scores, grads = ([self._row_at(part, row) for row in rows] for part in ("scores", "grads"))
+            changes = [
+                self._change(keys, seen, row, number, hidden=hidden) for number, row in enumerate(rows)
+            ]
 
-    def _change(self, keys: KeyTile, seen: _Seen, row: Value, *, hidden: bool) -> RowChange:
+            def write(column: Value, weights: Sequence[Value], slopes: Sequence[Value]) -> None:
+                for part, vectors in ((scores, weights), (grads, slopes)):
+                    e.store(self._words(vectors), e.nth(part[0], column, tiling.word))
+                if tiling.pairs:
+                    for row, slope in zip(rows, slopes, strict=True):
+                        at = e.nth(self.memory["grad words"], row, tiling.word_score_row)
+                        at = e.nth(at, column, DType.BFLOAT16.itemsize)
+                        store_elements(e, slope, at, DType.BFLOAT16)
+
+            weigh_rows(e, scores, grads, columns, changes, write, coarse=tiling.pairs)
+        # Rows after the last fill up its block, and have no part in sums over rows.
+        parts = [("scores", tiling.score_row), ("grads", tiling.score_row)]
+        parts += [("grad words", tiling.word_score_row)] * tiling.pairs
+        for part, size in parts:
+            self._clear(e.nth(self.memory[part], held, size), e.builder.sub(seen.stop, held), size)
+
+    def _rows_of_step(self, first: Value) -> list[Value]:
+        """The rows that one step of a sum along them takes."""
+        return [self.e.builder.add(first, self.e.whole(number)) for number in range(self.tiling.step_rows)]
+
+    def _row_at(self, part: str, row: Value) -> Value:
+        return self.e.nth(self.memory[part], row, self.tiling.score_row)
+
+    def _words(self, rows: Sequence[Value]) -> Value:
+        """What one step along rows takes: a vector of a row, or pairs of bfloat16 of two rows."""
+        e = self.e
+        if not self.tiling.pairs:
+            return rows[0]
+        low, high = (e.builder.bitcast(e.builder.fptrunc(row, e.vector(BF16)), e.vector(I16)) for row in rows)
+        order = [lane + side for lane in range(e.lanes) for side in (0, e.lanes)]
+        return e.builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, 2 * e.lanes), order))
+
+    def _change(self, keys: KeyTile, seen: _Seen, row: Value, place: int, *, hidden: bool) -> RowChange:
+        """What is known of a row, the one at a place among those walked together."""
         e, key, programs = self.e, self.tiling.spec.key, self.programs
         query = e.builder.add(seen.tile.first, row)
         number = e.builder.add(seen.head.first_row, query)
@@ -251,8 +297,9 @@ class _Attend:
         )
         factor = None
         if key.dropout:
+            table = e.at(self.memory["kept"], place * self.tiling.kept_keys * self.tiling.word)
             factor = keep_factors(
-                e, self.arguments, self.memory["kept"], seen.head.number, query, keys.first_key, keys.held
+                e, self.arguments, table, seen.head.number, query, keys.first_key, keys.held
             )
         return RowChange(
             lse=lse,
@@ -260,9 +307,19 @@ class _Attend:
             scale=self.scale,
             score=programs.score_of_row(seen.places, row) if programs.has_score else None,
             gradient=programs.gradient_of_row(seen.places, row) if programs.has_score else None,
-            visible=partial(visible_lanes, e, self.tiling, self.memory["visible"], row) if hidden else None,
+            visible=self._visible(seen, row) if hidden else None,
             factor=factor,
         )
+
+    def _visible(self, seen: _Seen, row: Value) -> Callable[[Value], Value]:
+        """From a column to the visible lanes of a row's vector."""
+        e = self.e
+        visible = partial(visible_lanes, e, self.tiling, self.memory["visible"], row)
+        if not self.tiling.pairs:
+            return visible
+        within = e.builder.and_(e.compare(">=", row, seen.tile.low), e.compare("<", row, seen.tile.rows))
+        held = e.splat(within)
+        return lambda column: e.builder.and_(visible(column), held)
 
     def _clear(self, memory: Value, rows: Value, size: int) -> None:
         """Set rows of a number of bytes to 0."""

@@ -34,7 +34,7 @@ class Chunk:
         kv_head: Field 0: kv batch * Hkv + kv head.
         first_tile: Field 1: its first tile of keys.
         stop_tile: Field 2: the tile after its last.
-        first_query: Field 3: the first query that sees any of its keys.
+        first_query: Field 3: a query that none that sees any of its keys comes before; even.
         stop_query: Field 4: the query after the last that does.
         partial: Address of its partial result; field 5: the rows before it.
         rows: Rows of a head in the partial result.
@@ -58,7 +58,8 @@ class Head:
         b: The batch.
         h: The query head.
         number: b * Hq + h.
-        first_row: Its first row among packed rows.
+        first_row: Its first row among packed rows; a head has its queries, rounded up to an even number, and
+            `padding_rows` more.
     """
 
     b: Value
@@ -89,13 +90,15 @@ class QueryTile:
     """Queries of one head that see, or may see, a key tile.
 
     Attributes:
-        first: int64, the query of row 0.
-        rows: int64, how many there are.
+        first: int64, the query of row 0; even where rows are packed in pairs.
+        low: int64, the first row that counts.
+        rows: int64, the row after the last.
         padded: int64, rows of as many whole blocks.
         partial: BOOL, whether the block mask's program is to be asked.
     """
 
     first: Value
+    low: Value
     rows: Value
     padded: Value
     partial: Value
@@ -115,7 +118,7 @@ def find_chunk(e: Emitter, arguments: Arguments, tiling: BackwardTiling, number:
 def find_head(e: Emitter, arguments: Arguments, tiling: BackwardTiling, b: Value, h: Value) -> Head:
     """Return a head of a batch."""
     number = e.builder.add(e.builder.mul(b, arguments.get("q_heads")), h)
-    rows = e.builder.add(arguments.get("q_len"), e.whole(tiling.padding_rows))
+    rows = e.builder.add(e.rounded_up(arguments.get("q_len"), 2), e.whole(tiling.padding_rows))
     return Head(b, h, number, e.builder.mul(number, rows))
 
 
@@ -138,7 +141,8 @@ def query_tiles(
     )
     with (
         key_ranges(e, arguments, e.builder.add(stored, keys.number)) as range_,
-        e.loop(range_.start, range_.stop, tiling.rows) as loop,
+        e.loop(e.rounded_down(range_.start, tiling.step_rows), range_.stop, tiling.rows) as loop,
     ):
         rows = e.smaller(e.builder.sub(range_.stop, loop.index), e.whole(tiling.rows))
-        yield QueryTile(loop.index, rows, e.rounded_up(rows, tiling.block_rows), range_.partial)
+        low = e.larger(e.builder.sub(range_.start, loop.index), e.whole(0))
+        yield QueryTile(loop.index, low, rows, e.rounded_up(rows, tiling.block_rows), range_.partial)

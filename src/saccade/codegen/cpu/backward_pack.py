@@ -12,6 +12,7 @@ sink, -sum e^(sink - lse)·delta over its rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from llvmlite import ir
 
@@ -20,12 +21,13 @@ from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.backward_chunk import Head, find_head
 from saccade.codegen.cpu.backward_tiling import BackwardTiling
 from saccade.codegen.cpu.emitter import I64, Emitter, Value
-from saccade.codegen.cpu.packing import along, row_of_zeros
-from saccade.codegen.cpu.row_vectors import rows_of_head, vector_of_row
+from saccade.codegen.cpu.packing import along, row_of_zeros, words_across
+from saccade.codegen.cpu.row_vectors import pairs_along, rows_of_head, vector_of_row
 from saccade.codegen.cpu.vector_math.exponentials import exp2_of_nonpositive
 from saccade.codegen.cpu.work import work_items
+from saccade.ir.dtype import DType
 
-__all__ = ["emit_pack", "emit_sinks", "pack_row", "query_item"]
+__all__ = ["emit_pack", "emit_sinks", "pack_step", "query_item"]
 
 
 def emit_pack(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
@@ -37,22 +39,29 @@ def emit_pack(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout,
     with work_items(e, arguments) as item:
         head, first, stop = query_item(e, arguments, tiling, item)
         is_last = e.compare("==", stop, q_len)
-        after = e.select(is_last, e.builder.add(stop, e.whole(tiling.padding_rows)), stop)
+        padded = e.builder.add(e.rounded_up(stop, 2), e.whole(tiling.padding_rows))
+        after = e.select(is_last, padded, stop)
         rows_at = {
             tensor: rows_of_head(e, arguments, tensor, head.b, head.h, "q")
             for tensor in ("query", "grad_out", "out")
         }
         packed = (
-            ("query", "packed_queries", key.head_dim, tiling.query_row),
-            ("grad_out", "packed_grads", key.value_dim, tiling.grad_row),
+            ("query", "packed_queries", "query_words", key.head_dim, tiling.query_row),
+            ("grad_out", "packed_grads", "grad_words", key.value_dim, tiling.grad_row),
         )
-        with e.loop(first, after) as row:
-            held = e.compare("<", row.index, q_len)
-            number = e.builder.add(head.first_row, row.index)
-            for tensor, memory, dim, size in packed:
-                source = e.select(held, rows_at[tensor](row.index), zeros)
-                target = e.nth(arguments.pointer(memory), number, size)
-                pack_row(e, tiling, source, dim, target)
+        with e.loop(first, after, tiling.step_rows) as row:
+            rows = [e.builder.add(row.index, e.whole(number)) for number in range(tiling.step_rows)]
+            for tensor, memory, words, dim, size in packed:
+                sources = [
+                    e.select(e.compare("<", query, q_len), rows_at[tensor](query), zeros) for query in rows
+                ]
+                number = e.builder.add(head.first_row, row.index)
+                step = e.builder.udiv(number, e.whole(tiling.step_rows))
+                pack_step(e, tiling, sources, dim, e.nth(arguments.pointer(memory), step, size))
+                if tiling.pairs:
+                    target = e.nth(arguments.pointer(words), number, tiling.words_row(dim))
+                    for place, source in enumerate(sources):
+                        _pack_words(e, source, dim, e.at(target, place * tiling.words_row(dim)))
         with e.loop(first, stop) as row:
             grad, out = (rows_at[tensor](row.index) for tensor in ("grad_out", "out"))
             _write_tables(e, arguments, tiling, head, row.index, _dot(e, tiling, grad, out))
@@ -98,23 +107,32 @@ def query_item(
     return head, first, stop
 
 
-def pack_row(e: Emitter, tiling: BackwardTiling, source: Value, dim: int, target: Value) -> None:
-    """Write a row of elements as whole vectors of words, zeros at its end.
+def pack_step(e: Emitter, tiling: BackwardTiling, sources: Sequence[Value], dim: int, target: Value) -> None:
+    """Write the words that one step of a sum along rows takes, whole vectors, zeros at the end.
 
     Args:
         e: The function.
         tiling: The sizes.
-        source: Address of the elements.
-        dim: How many there are.
+        sources: Addresses of the elements of `step_rows` rows.
+        dim: How many there are in a row.
         target: Address of the words.
     """
-    stored = tiling.spec.key.dtype
 
     def convert(place: Value, held: int) -> None:
-        value = vector_of_row(e, e.nth(source, place, stored.itemsize), stored, held)
-        e.store(value, e.nth(target, place, tiling.word))
+        addresses = [e.nth(source, place, tiling.spec.key.dtype.itemsize) for source in sources]
+        e.store(words_across(e, tiling, addresses, held), e.nth(target, place, tiling.word))
 
     along(e, dim, e.lanes, convert)
+
+
+def _pack_words(e: Emitter, source: Value, dim: int, target: Value) -> None:
+    """Write a row of bfloat16 as it stands, whole vectors, zeros at the end."""
+
+    def copy(place: Value, held: int) -> None:
+        offset = e.builder.mul(place, e.whole(DType.BFLOAT16.itemsize))
+        e.store(pairs_along(e, e.at(source, offset), held), e.at(target, offset))
+
+    along(e, dim, 2 * e.lanes, copy)
 
 
 def _dot(e: Emitter, tiling: BackwardTiling, a: Value, b: Value) -> Value:

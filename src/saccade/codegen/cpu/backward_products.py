@@ -38,6 +38,7 @@ class _Shape:
         b_slab: From one slab of B to the next.
         c_row: From one row of C to the next.
         adds: Whether C is added to.
+        unroll: Steps a turn of the sum.
         steps: Of the sum, where known.
     """
 
@@ -49,6 +50,7 @@ class _Shape:
     b_slab: int
     c_row: int
     adds: bool
+    unroll: int = 2
     steps: int | None = None
 
 
@@ -72,15 +74,15 @@ class Products:
         self._tiling, self._module = tiling, module
         self._known: dict[_Shape, ir.Function] = {}
         key = tiling.spec.key
-        self.scores = self._across(key.head_dim, tiling.query_row)
-        self.grads = self._across(key.value_dim, tiling.grad_row)
+        self.scores = self._across(key.head_dim)
+        self.grads = self._across(key.value_dim)
         self.values = self._along_rows(tiling.value_vectors, tiling.grad_row)
         self.keys = self._along_rows(tiling.head_vectors, tiling.query_row)
         self.queries = self._product(
             _Shape(
                 rows=tiling.block_rows,
                 vectors=tiling.head_vectors,
-                a_row=tiling.score_row,
+                a_row=tiling.word_score_row,
                 a_step=tiling.word,
                 b_step=tiling.query_row,
                 b_slab=tiling.register.vectors * tiling.vector,
@@ -89,20 +91,21 @@ class Products:
             )
         )
 
-    def _across(self, dim: int, a_row: int) -> Product:
+    def _across(self, dim: int) -> Product:
         """Rows by rows: the right ones lie across, in sub-panels."""
         tiling = self._tiling
+        steps = tiling.steps(dim)
         return self._product(
             _Shape(
                 rows=tiling.block_rows,
                 vectors=tiling.keys // tiling.lanes,
-                a_row=a_row,
+                a_row=tiling.words_row(dim),
                 a_step=tiling.word,
                 b_step=tiling.sub_keys * tiling.word,
-                b_slab=dim * tiling.sub_keys * tiling.word,
+                b_slab=steps * tiling.sub_keys * tiling.word,
                 c_row=tiling.score_row,
                 adds=False,
-                steps=dim,
+                steps=steps,
             )
         )
 
@@ -114,11 +117,12 @@ class Products:
                 rows=tiling.key_rows,
                 vectors=vectors,
                 a_row=tiling.word,
-                a_step=tiling.score_row,
+                a_step=tiling.step_rows * tiling.score_row,
                 b_step=row,
                 b_slab=tiling.register.vectors * tiling.vector,
                 c_row=row,
                 adds=True,
+                unroll=tiling.step_rows_at_once,
             )
         )
 
@@ -151,6 +155,7 @@ class Products:
                 a_step=shape.a_step,
                 b_step=shape.b_step,
                 c_row=shape.c_row,
+                unroll=shape.unroll,
             )
             right = e.nth(b, number, shape.b_slab)
             target = e.nth(c, number, width * tiling.vector)

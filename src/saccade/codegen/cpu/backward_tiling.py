@@ -2,7 +2,10 @@
 
 An item of work is a chunk: some key tiles of one kv head, and all that sees them. Rows of queries and of the
 output's gradient are packed once a call, keys and values once an item, all as words in rows of whole vectors.
-Sizes are in bytes.
+
+A word is what one step of a product's sum takes of a row: an element of the precise type, or a pair of
+bfloat16. Pairs run along the sum, so what is summed along rows, of queries or of keys, is packed two rows to
+a step, and what is also summed along its elements is packed a second time, row by row. Sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import final
 from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.spec import KernelSpec
 from saccade.codegen.cpu.tiling import RANGE, VECTORS_AT_ONCE, RegisterTile, ScratchLayout
+from saccade.ir.dtype import DType
 from saccade.problem import KernelKey
 
 __all__ = ["BackwardTiling", "backward_tile_shape"]
@@ -96,8 +100,18 @@ class BackwardTiling:
 
     @property
     def pairs(self) -> bool:
-        """Whether a word is a pair of bfloat16: no, every type is converted to the precise one."""
-        return False
+        """Whether a word is a pair of bfloat16, of neighbours along the sum."""
+        return self.spec.isa.bf16_dot and self.spec.key.dtype is DType.BFLOAT16
+
+    @property
+    def step_rows(self) -> int:
+        """Rows, of queries or of keys, that one step of a sum along them takes."""
+        return 2 if self.pairs else 1
+
+    @property
+    def step_rows_at_once(self) -> int:
+        """Steps a turn of a sum along rows: what divides those of a block."""
+        return 3 if self.pairs else 2
 
     @property
     def vector(self) -> int:
@@ -116,13 +130,26 @@ class BackwardTiling:
 
     @property
     def query_row(self) -> int:
-        """Bytes of a packed query or key, and of a row of their gradients."""
+        """Bytes of a row of the gradient of queries or keys, and of what a step along these takes of them."""
         return self.head_vectors * self.vector
 
     @property
     def grad_row(self) -> int:
-        """Bytes of a packed row of the output's gradient, and of a row of the values' gradient."""
+        """Bytes of a row of the values' gradient, and of what a step along rows takes of the output's."""
         return self.value_vectors * self.vector
+
+    def steps(self, dim: int) -> int:
+        """Return the words of a row of so many elements."""
+        return -(-dim // 2) if self.pairs else dim
+
+    def words_row(self, dim: int) -> int:
+        """Return the bytes of a row of so many elements as words, whole vectors."""
+        return -(-self.steps(dim) // self.lanes) * self.vector
+
+    @property
+    def word_score_row(self) -> int:
+        """Bytes of a row of gradients of scores as words."""
+        return self.keys // self.step_rows * self.word
 
     @property
     def score_row(self) -> int:
@@ -148,17 +175,18 @@ class BackwardTiling:
         key = self.spec.key
         return ScratchLayout.of(
             {
-                "keys across": key.head_dim * self.keys * self.word,
-                "values across": key.value_dim * self.keys * self.word,
-                "keys": self.keys * self.query_row,
+                "keys across": self.steps(key.head_dim) * self.keys * self.word,
+                "values across": self.steps(key.value_dim) * self.keys * self.word,
+                "keys": self.keys // self.step_rows * self.query_row,
                 "grad keys": self.keys * self.query_row,
                 "grad values": self.keys * self.grad_row,
                 "scores": self.rows * self.score_row,
                 "grads": self.rows * self.score_row,
+                "grad words": self.rows * self.word_score_row if self.pairs else 0,
                 "sum": self.query_row,
                 "visible": self.rows * self.visible_row,
                 "inside": self.visible_row,
-                "kept": self.kept_keys * self.word,
+                "kept": self.step_rows * self.kept_keys * self.word,
                 "ranges": self.rows // self.block_rows * RANGE,
                 **tables,
             }

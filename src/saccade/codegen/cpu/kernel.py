@@ -69,8 +69,10 @@ def _backward(spec: KernelSpec, module: ir.Module, layout: ArgumentLayout) -> Ke
         layout=layout,
         scratch_bytes=scratch_bytes,
         partial_bytes=tiling.query_row,
-        query_row_bytes=tiling.query_row,
-        grad_row_bytes=tiling.grad_row,
+        query_row_bytes=tiling.query_row // tiling.step_rows,
+        grad_row_bytes=tiling.grad_row // tiling.step_rows,
+        query_word_bytes=tiling.words_row(spec.key.head_dim) if tiling.pairs else 0,
+        grad_word_bytes=tiling.words_row(spec.key.value_dim) if tiling.pairs else 0,
         padding_rows=tiling.padding_rows,
     )
 

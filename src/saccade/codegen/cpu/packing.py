@@ -24,7 +24,7 @@ from saccade.codegen.cpu.tiling import ForwardTiling
 from saccade.codegen.cpu.work import work_items
 from saccade.ir.dtype import DType
 
-__all__ = ["along", "emit_pack", "load_queries", "pack_across", "row_of_zeros"]
+__all__ = ["along", "emit_pack", "load_queries", "pack_across", "row_of_zeros", "words_across"]
 
 
 def emit_pack(tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
@@ -191,13 +191,13 @@ def _pack_values(
             column = e.builder.add(e.builder.mul(step, vectors), column)
             at = e.nth(at, column, tiling.vector)
             offset = _times(e, place, stored.itemsize)
-            e.store(_words_across(e, tiling, [e.at(row, offset) for row in rows], elements), at)
+            e.store(words_across(e, tiling, [e.at(row, offset) for row in rows], elements), at)
 
         along(e, tiling.spec.key.value_dim, tiling.lanes, vector)
 
 
-def _words_across(e: Emitter, tiling: ForwardTiling, addresses: list[Value], elements: int) -> Value:
-    """A vector of one row's elements, or of pairs of two rows' elements."""
+def words_across(e: Emitter, tiling: KeyWords, addresses: list[Value], elements: int) -> Value:
+    """Return a vector of one row's elements, or of pairs of two rows' elements; so many, then zeros."""
     stored = tiling.spec.key.dtype
     if not tiling.pairs:
         return vector_of_row(e, addresses[0], stored, elements)

@@ -80,7 +80,10 @@ class KernelSource:
         partial_bytes: DECODE: bytes of the partial result of one item, a multiple of 64; BACKWARD: of a row.
         query_row_bytes: BACKWARD: bytes of a row of packed queries.
         grad_row_bytes: BACKWARD: bytes of a row of the output's packed gradient.
-        padding_rows: BACKWARD: rows after the last of each head, in packed rows, row tables and partials.
+        query_word_bytes: BACKWARD: bytes of a row of queries as words; 0 where packed ones serve.
+        grad_word_bytes: BACKWARD: bytes of a row of the output's gradient as words, likewise.
+        padding_rows: BACKWARD: rows after the last of each head, in packed rows, row tables and partials;
+            in all but partials after as many as are even.
     """
 
     text: str
@@ -93,4 +96,6 @@ class KernelSource:
     partial_bytes: int = 0
     query_row_bytes: int = 0
     grad_row_bytes: int = 0
+    query_word_bytes: int = 0
+    grad_word_bytes: int = 0
     padding_rows: int = 0
