@@ -14,13 +14,13 @@ from typing import NoReturn, TypeAlias, final
 import torch
 from torch import Tensor
 
-from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands, Results
 from saccade.backends.cpu.arguments import Block, Capture, fill_tensor, readable, template
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
 from saccade.backends.cpu.launch import Step, launch
+from saccade.backends.cpu.operands import Blocks, Programs, programs_of
 from saccade.backends.cpu.poison import Place, raise_poison
-from saccade.backends.cpu.specialise import Choice, analysis_pays, mods_of, specify
+from saccade.backends.cpu.specialise import Choice, mods_of, specify
 from saccade.backends.cpu.work import (
     DecodeWork,
     Extent,
@@ -31,11 +31,10 @@ from saccade.backends.cpu.work import (
     whole_forward,
 )
 from saccade.backends.layout import strides_like
-from saccade.block_mask import BlockMask, create_block_mask
+from saccade.block_mask import BlockMask
 from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.spec import KernelKind
-from saccade.ir.program import Program
 from saccade.problem import AttentionProblem
 from saccade.runtime.team import thread_count
 from saccade.tracing.dtypes import TORCH
@@ -51,7 +50,6 @@ _COPY = 8  # multiply-adds that moving an element takes as long as
 
 _strides_like = lru_cache(maxsize=256)(strides_like)
 
-_Programs: TypeAlias = Mapping[Which, Program]
 _Captures: TypeAlias = Mapping[Which, tuple[Capture, ...]]
 
 
@@ -83,16 +81,13 @@ class CpuKernel:
         self._shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
         self._precise = TORCH[problem.accumulates_in]
         self._width = problem.head_dim + problem.value_dim
-        lone_mask = problem.block_mask is None and problem.mask_mod is not None
-        self._everything = BlockKind.PARTIAL if lone_mask else BlockKind.FULL
-        self._analyses = lone_mask and analysis_pays(problem)
-        self._analysed: BlockMask | None = None  # of a mask_mod that reads no tensor: the problem says it all
+        self._blocks = Blocks(problem)
         self._ready: dict[tuple[bool, ...], _Ready] = {}
 
     def __call__(self, operands: Operands) -> Results:
         """Compute attention; see `Backend` for the equations."""
         results = self._results(operands.query)
-        programs = self._programs(operands)
+        programs = programs_of(operands) if self._mods else {}
         captures = {which: tuple(map(Capture, each.captures)) for which, each in programs.items()}
         ready = self._made_ready(captures)
         block = ready.template[:]
@@ -100,7 +95,7 @@ class CpuKernel:
         for which, each in captures.items():
             for capture, slots in zip(each, ready.loaded.source.layout.captures[which], strict=True):
                 capture.fill(block, slots)
-        state = self._run(ready.loaded, block, self._mask(operands))
+        state = self._run(ready.loaded, block, self._blocks.of(operands))
         del held
         if state[State.ERROR]:
             self._raise(state, operands, programs)
@@ -112,18 +107,6 @@ class CpuKernel:
         out = torch.empty_strided(shape, _strides_like(shape, query.stride()), dtype=query.dtype)
         lse = torch.empty(shape[:3], dtype=self._precise) if outputs.lse else None
         return Results(out, lse, torch.empty(shape[:3], dtype=self._precise) if outputs.max_scores else None)
-
-    def _programs(self, operands: Operands) -> _Programs:
-        """The programs of the kernel, in the places `mods_of` gives them."""
-        if not self._mods:
-            return {}
-        blocks = operands.block_mask
-        given = {
-            Which.MASK: operands.mask if blocks is None else blocks.program,
-            Which.MASK_MOD: None if blocks is None else operands.mask,
-            Which.SCORE: operands.score,
-        }
-        return {which: program for which, program in given.items() if program is not None}
 
     def _made_ready(self, captures: _Captures) -> _Ready:
         """The kernel for captures of these strides."""
@@ -158,30 +141,17 @@ class CpuKernel:
             block[_SEED] = int(operands.dropout_seed)
         return held
 
-    def _mask(self, operands: Operands) -> BlockMask | None:
-        """The blocks to walk; None for every pair."""
-        if operands.block_mask is not None or not self._analyses:
-            return operands.block_mask
-        if self._analysed is not None:
-            return self._analysed
-        problem, program = self._problem, operands.mask
-        assert program is not None, "a mask_mod alone is analysed"
-        batch = problem.batch if program.reads("b") else None
-        heads = problem.q_heads if program.reads("h") else None
-        mask = create_block_mask(program, batch, heads, problem.q_len, problem.kv_len, device="cpu")
-        if not program.captures:
-            self._analysed = mask
-        return mask
-
     def _run(self, loaded: LoadedKernel, block: Block, mask: BlockMask | None) -> list[int]:
         if self._choice.kind is KernelKind.DECODE:
             threads = thread_count()
             if mask is None:
-                return self._decode(loaded, block, whole_decode(self._extent, threads, self._everything))
+                return self._decode(
+                    loaded, block, whole_decode(self._extent, threads, self._blocks.everything)
+                )
             return self._decode(loaded, block, decode_work(mask, self._extent, threads))
         sizes = (self._extent, self._choice.rows, loaded.source.panel_keys)
         if mask is None:
-            return self._forward(loaded, block, whole_forward(*sizes, self._everything))
+            return self._forward(loaded, block, whole_forward(*sizes, self._blocks.everything))
         return self._forward(loaded, block, forward_work(mask, *sizes))
 
     def _forward(self, loaded: LoadedKernel, block: Block, work: ForwardWork) -> list[int]:
@@ -218,7 +188,7 @@ class CpuKernel:
             {_PARTIALS: count * source.partial_bytes},
         )
 
-    def _raise(self, state: list[int], operands: Operands, programs: _Programs) -> NoReturn:
+    def _raise(self, state: list[int], operands: Operands, programs: Programs) -> NoReturn:
         k, lanes = state[State.ERROR_K], ISAS[self._choice.key.target].lanes(self._problem.accumulates_in)
         keys = range(k, min(k + lanes, self._problem.kv_len))
         which, b, h, q = Which(state[State.ERROR]), *state[State.ERROR_B : State.ERROR_K]

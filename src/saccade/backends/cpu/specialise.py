@@ -11,14 +11,26 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from saccade.codegen.cpu.arguments import Which
+from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.isa import ISAS
+from saccade.codegen.cpu.program.derivative import derivative
+from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import RegisterTile, tile_shape
-from saccade.problem import AttentionProblem, KernelKey, ModFacts
+from saccade.problem import AttentionProblem, KernelKey, ModFacts, Outputs
 from saccade.schedule import Schedule
 
-__all__ = ["Choice", "analysis_pays", "choose", "key_of", "kind_for", "mods_of", "specify"]
+__all__ = [
+    "Choice",
+    "analysis_pays",
+    "choose",
+    "key_of",
+    "kind_for",
+    "mods_of",
+    "specify",
+    "specify_backward",
+]
 
 # Up to here the decode kernel is the faster one, or as fast: measured on AVX2 and AVX-512.
 _MOST_DECODE_ROWS = 64
@@ -143,18 +155,7 @@ def specify(problem: AttentionProblem, choice: Choice, dense: Mapping[Which, tup
         choice: How it is computed.
         dense: For each program, which of its captures have neighbours along their last dimension.
     """
-    facts = {}
-    for which, mod in mods_of(problem).items():
-        facts[which] = prove(
-            mod.structure,
-            batch=problem.batch,
-            heads=problem.q_heads,
-            q_len=problem.q_len,
-            kv_len=problem.kv_len,
-            numbers=mod.numbers,
-            shapes=mod.capture_shapes,
-            dense=dense[which],
-        )
+    facts = {which: _prove(problem, mod, dense[which]) for which, mod in mods_of(problem).items()}
     return KernelSpec(
         choice.kind,
         choice.key,
@@ -163,6 +164,39 @@ def specify(problem: AttentionProblem, choice: Choice, dense: Mapping[Which, tup
         score=facts.get(Which.SCORE),
         mask=facts.get(Which.MASK),
         mask_mod=facts.get(Which.MASK_MOD),
+    )
+
+
+def specify_backward(
+    problem: AttentionProblem, isa: str, dense: Mapping[Which, tuple[bool, ...]], *, grad_lse: bool
+) -> KernelSpec:
+    """Return the specification of the kernel that computes the problem's gradients.
+
+    Args:
+        problem: The problem.
+        isa: The instruction set's name.
+        dense: As for `specify`.
+        grad_lse: Whether lse has a gradient.
+    """
+    key = replace(key_of(problem, isa), outputs=Outputs(lse=grad_lse))
+    spec = specify(problem, Choice(KernelKind.BACKWARD, key, *backward_tile_shape(key)), dense)
+    score = mods_of(problem).get(Which.SCORE)
+    if score is None:
+        return spec
+    changed = replace(score, structure=derivative(score.structure))
+    return replace(spec, score_gradient=_prove(problem, changed, dense[Which.SCORE]))
+
+
+def _prove(problem: AttentionProblem, mod: ModFacts, dense: tuple[bool, ...]) -> ProgramFacts:
+    return prove(
+        mod.structure,
+        batch=problem.batch,
+        heads=problem.q_heads,
+        q_len=problem.q_len,
+        kv_len=problem.kv_len,
+        numbers=mod.numbers,
+        shapes=mod.capture_shapes,
+        dense=dense,
     )
 
 

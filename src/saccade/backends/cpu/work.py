@@ -27,8 +27,12 @@ __all__ = [
     "ForwardWork",
     "decode_work",
     "forward_work",
+    "numbered",
+    "run_slots",
+    "table_address",
     "whole_decode",
     "whole_forward",
+    "whole_runs",
 ]
 
 Int64s = npt.NDArray[np.int64]
@@ -127,7 +131,7 @@ def whole_forward(extent: Extent, rows: int, panel_keys: int, kind: BlockKind) -
         >>> work.items.tolist(), work.pack_items.tolist()
         ([0, 2, 1, 3], [0, 1])
     """
-    return _forward_work(_whole(extent.q_len, extent.kv_len, rows, kind), extent, panel_keys)
+    return _forward_work(whole_runs(extent.q_len, extent.kv_len, rows, kind), extent, panel_keys)
 
 
 def decode_work(mask: BlockMask, extent: Extent, threads: int) -> DecodeWork:
@@ -154,10 +158,11 @@ def whole_decode(extent: Extent, threads: int, kind: BlockKind) -> DecodeWork:
         >>> whole_decode(Extent(1, 1, 8, 2, q_len=1, kv_len=600), 1, BlockKind.FULL).items.tolist()
         [[0, 0, 300], [0, 300, 600], [1, 0, 300], [1, 300, 600]]
     """
-    return _decode_work(_whole(extent.q_len, extent.kv_len, extent.q_len, kind), extent, threads)
+    return _decode_work(whole_runs(extent.q_len, extent.kv_len, extent.q_len, kind), extent, threads)
 
 
-def _whole(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
+def whole_runs(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
+    """Return the runs of tiles of queries where every pair is visited."""
     first = np.arange(0, q_len, rows, dtype=np.int32)
     tiles = len(first)
     return TileRuns(
@@ -182,16 +187,16 @@ def _forward_work(runs: TileRuns, extent: Extent, panel_keys: int) -> ForwardWor
     panels = -(-extent.kv_len // panel_keys)
     pack_items = _visited_panels(runs, extent, panels, panel_keys)
     cost = np.cumsum(cost[items])
-    named = _run_slots(runs) | {
+    named = run_slots(runs) | {
         "tiles": tiles,
-        "tile_first": _address(runs.first),
-        "tile_last": _address(runs.last),
-        "items": _address(items),
-        "pack_items": _address(pack_items),
+        "tile_first": table_address(runs.first),
+        "tile_last": table_address(runs.last),
+        "items": table_address(items),
+        "pack_items": table_address(pack_items),
         "panels": panels,
         "packed_b": 0 if extent.kv_batch == 1 else extent.kv_heads * panels,
     }
-    return ForwardWork(runs, items, cost, pack_items, panels, _numbered(named))
+    return ForwardWork(runs, items, cost, pack_items, panels, numbered(named))
 
 
 def _visited_panels(runs: TileRuns, extent: Extent, panels: int, panel_keys: int) -> Int64s:
@@ -228,8 +233,8 @@ def _decode_work(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
     items = np.array([(pair, *keys) for pair, row in enumerate(row_of) for keys in chunks[row]], np.int64)
     item_offsets = np.array([0, *accumulate(len(chunks[row]) for row in row_of)], np.int64)
     cost = np.cumsum(items[:, 2] - items[:, 1], dtype=np.float64)
-    named = _run_slots(runs) | {"items": _address(items), "item_offsets": _address(item_offsets)}
-    return DecodeWork(runs, items, item_offsets, cost, _numbered(named))
+    named = run_slots(runs) | {"items": table_address(items), "item_offsets": table_address(item_offsets)}
+    return DecodeWork(runs, items, item_offsets, cost, numbered(named))
 
 
 def _chunks(ranges: list[tuple[int, int]], length: int, count: int) -> list[tuple[int, int]]:
@@ -251,23 +256,25 @@ def _chunks(ranges: list[tuple[int, int]], length: int, count: int) -> list[tupl
     return chunks
 
 
-def _run_slots(runs: TileRuns) -> dict[str, int]:
+def run_slots(runs: TileRuns) -> dict[str, int]:
+    """Return the arguments that say where runs stand, by name."""
     batch, heads, tiles = runs.shape
     return {
-        "run_offsets": _address(runs.offsets),
-        "run_start": _address(runs.start),
-        "run_stop": _address(runs.stop),
-        "run_kind": _address(runs.kind),
+        "run_offsets": table_address(runs.offsets),
+        "run_start": table_address(runs.start),
+        "run_stop": table_address(runs.stop),
+        "run_kind": table_address(runs.kind),
         "runs_b": 0 if batch == 1 else heads * tiles,
         "runs_h": 0 if heads == 1 else tiles,
     }
 
 
-def _numbered(named: dict[str, int]) -> tuple[tuple[int, int], ...]:
+def numbered(named: dict[str, int]) -> tuple[tuple[int, int], ...]:
+    """Return arguments by slot."""
     return tuple((ArgumentLayout.slot(name), value) for name, value in named.items())
 
 
-def _address(array: npt.NDArray[Any]) -> int:
-    """Where an array that the work holds begins."""
+def table_address(array: npt.NDArray[Any]) -> int:
+    """Return where an array that the work holds begins."""
     assert array.flags.c_contiguous, "kernels read arrays without strides"
     return array.ctypes.data
