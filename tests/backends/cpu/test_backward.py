@@ -15,6 +15,7 @@ from saccade.backends.cpu import CpuBackend
 from saccade.backends.cpu.backward import CpuBackward, Gradients
 from saccade.backends.cpu.backward_work import backward_work, whole_backward
 from saccade.backends.cpu.work import Extent
+from saccade.errors import IndexOutOfRangeError
 from saccade.ir.dropout import keep_mask, keep_rate
 from saccade.masks import causal, document, sliding_window
 from saccade.runtime.host import host_isa
@@ -114,3 +115,32 @@ def test_chunks_hold_every_key_and_who_sees_it(mask, heads):
             for tile in range(first, stop):
                 assert all(low <= start and end <= high for start, end, _ in runs.tile(0, 0, tile))
     assert place == work.partial_rows
+
+
+class Peek(torch.autograd.Function):
+    """A score that stays as it is, and whose gradient reads a table that is too short."""
+
+    @staticmethod
+    def forward(ctx, score, k, table):
+        ctx.save_for_backward(k, table)
+        return score * 1.0
+
+    @staticmethod
+    def backward(ctx, grad):
+        k, table = ctx.saved_tensors
+        return grad * table[k], None, None
+
+
+@pytest.mark.parametrize("shown", [50, 51])
+def test_poison_of_a_gradient_is_the_users_error_where_it_is_visible(shown):
+    tensors = [draw(1, 1, 20, 8), draw(1, 1, 70, 8), draw(1, 1, 70, 8)]
+    table = torch.ones(50)
+    mods = {
+        "score_mod": lambda s, b, h, q, k: Peek.apply(s, k, table),
+        "mask_mod": lambda b, h, q, k: k < shown,
+    }
+    if shown == 50:
+        assert gradients(*tensors, grad_out=draw(1, 1, 20, 8), **mods).key.isfinite().all()
+    else:
+        with pytest.raises(IndexOutOfRangeError, match=r"50 entries in dimension 0, got index 50"):
+            gradients(*tensors, grad_out=draw(1, 1, 20, 8), **mods)

@@ -7,7 +7,7 @@ kernel has returned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -25,6 +25,7 @@ from saccade.backends.cpu.work import Extent
 from saccade.backends.layout import strides_like
 from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
 from saccade.codegen.cpu.isa import ISAS
+from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.spec import KernelSpec
 from saccade.problem import AttentionProblem
 from saccade.tracing.dtypes import TORCH
@@ -97,6 +98,10 @@ class CpuBackward:
             k, lanes = state[State.ERROR_K], ISAS[self._isa].lanes(self._problem.accumulates_in)
             keys = range(k, min(k + lanes, self._problem.kv_len))
             which, b, h, q = Which(state[State.ERROR]), *state[State.ERROR_B : State.ERROR_K]
+            score = programs.get(Which.SCORE)
+            if score is not None:
+                changed = replace(score, structure=derivative(score.structure))
+                programs = {**programs, Which.SCORE_GRADIENT: changed}
             raise_poison(self._problem, operands, programs, Place(which, b, h, q, keys))
         return gradients
 

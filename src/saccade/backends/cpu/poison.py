@@ -19,12 +19,19 @@ from saccade.block_mask import BlockMask
 from saccade.codegen.cpu.arguments import Which
 from saccade.errors import IndexOutOfRangeError
 from saccade.ir.dtype import DType
+from saccade.ir.interpret import evaluate, poison_error
+from saccade.ir.ops import INDEX_VARIABLES
 from saccade.ir.program import Program
 from saccade.problem import AttentionProblem
 
 __all__ = ["Place", "raise_poison"]
 
-_ARGUMENT = {Which.MASK: "block_mask", Which.MASK_MOD: "mask_mod", Which.SCORE: "score_mod"}
+_ARGUMENT = {
+    Which.MASK: "block_mask",
+    Which.MASK_MOD: "mask_mod",
+    Which.SCORE: "score_mod",
+    Which.SCORE_GRADIENT: "the gradient of score_mod",
+}
 
 
 @final
@@ -71,7 +78,11 @@ def raise_poison(
             if _is_visible(operands, programs, *index, k, by=[Which.MASK]):
                 program(*index, k)
         elif _is_visible(operands, programs, *index, k):
-            program(_score(problem, operands, *index, k), *index, k)
+            score = _score(problem, operands, *index, k)
+            if place.which is Which.SCORE_GRADIENT:
+                _differentiate(program, score, *index, k)
+            else:
+                program(score, *index, k)
     name = _ARGUMENT[place.which]
     raise IndexOutOfRangeError(
         f"{name} must index its tensors in range and divide by no zero, and does not at b={place.b}, "
@@ -79,6 +90,19 @@ def raise_poison(
         "depends on how floating-point numbers are rounded; guard the index or divisor with torch.where or "
         "clamp"
     )
+
+
+def _differentiate(
+    program: Program, score: npt.NDArray[np.floating[Any]], b: int, h: int, q: int, k: int
+) -> None:
+    """Raise where the gradient of a score is poison."""
+    names = ("score", "grad", *INDEX_VARIABLES)
+    values = (score, np.ones_like(score), *map(np.asarray, (b, h, q, k)))
+    variables, root = dict(zip(names, values, strict=True)), program.structure.root
+    result = evaluate(root, variables, program.captures, program.numbers)
+    if result.poison is not None and result.poison.any():
+        site = result.sites[int(result.poison.max()) - 1]
+        raise poison_error(root, site, variables, program.captures, program.numbers, program.names)
 
 
 def _is_visible(
