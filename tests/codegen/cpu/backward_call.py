@@ -46,6 +46,7 @@ class Backward:
         grad_lse: The gradient of its lse; no part of the code without one.
         tile: Rows and keys of a tile; the recommended ones unless given.
         ranges: Into how many chunks the keys of a head are cut, if there are so many tiles.
+        place: Where gradients are put: from a tensor to one of its shape.
     """
 
     forward: Forward
@@ -53,6 +54,7 @@ class Backward:
     grad_lse: Tensor | None = None
     tile: tuple[int, int] | None = None
     ranges: int = 4
+    place: Callable[[Tensor], Tensor] = torch.clone
 
     @property
     def spec(self) -> KernelSpec:
@@ -134,9 +136,9 @@ def prepared(call: Backward, result: Result) -> Callable[[], Gradients]:
         "run_kind": runs.kind,
     }
     grads = {
-        "grad_query": torch.full_like(query, 7.0),
-        "grad_key": torch.full_like(key, 7.0),
-        "grad_value": torch.full_like(value, 7.0),
+        "grad_query": call.place(torch.full_like(query, 7.0)),
+        "grad_key": call.place(torch.full_like(key, 7.0)),
+        "grad_value": call.place(torch.full_like(value, 7.0)),
     }
     p, seed = forward.dropout
     stored_b, stored_h, tiles = runs.shape

@@ -159,9 +159,9 @@ def test_large_scores():
 
 @pytest.mark.parametrize("isa", host_isas())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_is_read_behind_a_tensor(dtype, isa):
+def test_nothing_is_read_or_written_behind_a_tensor(dtype, isa):
     query, key, value = (at_end_of_memory(t) for t in tensors((1, 1, 1, 1, 7, 9, 19, 21), dtype))
-    check(Forward(query, key, value, isa=isa))
+    check(Forward(query, key, value, isa=isa), place=at_end_of_memory)
 
 
 def test_strided_inputs_are_read_in_place():
@@ -211,9 +211,10 @@ def kept(call: Forward) -> Tensor:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
-def test_given_blocks_of_any_size(p):
-    """Tiles begin at any key, and blocks overrule the mask."""
-    query, key, value = tensors((1, 1, 2, 1, 100, 210, 16, 16), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_given_blocks_of_any_size(dtype, p):
+    """Tiles begin at any key and any query, and blocks overrule the mask."""
+    query, key, value = tensors((1, 1, 2, 1, 100, 210, 16, 16), dtype)
     columns = torch.tensor([[0, 2, 4, 0, 0, 0], [1, 2, 3, 5, 0, 0], [5, 0, 0, 0, 0, 0]], dtype=torch.int32)
     counts = torch.tensor([3, 4, 1], dtype=torch.int32)
     full = torch.tensor([[1, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0]], dtype=torch.int32)

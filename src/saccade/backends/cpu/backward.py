@@ -7,6 +7,7 @@ kernel has returned.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -49,6 +50,16 @@ class Gradients:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A loaded kernel, and its arguments as far as the problem fixes them."""
+
+    spec: KernelSpec
+    loaded: LoadedKernel
+    template: Block
+
+
+@final
 class CpuBackward:
     """What differentiates the calls of one problem.
 
@@ -65,6 +76,7 @@ class CpuBackward:
             problem.batch, problem.kv_batch, problem.q_heads, problem.kv_heads, problem.q_len, problem.kv_len
         )
         self._precise = TORCH[problem.accumulates_in]
+        self._ready: dict[tuple[bool, ...], _Ready] = {}
 
     def __call__(
         self, operands: Operands, results: Results, grad_out: Tensor, grad_lse: Tensor | None = None
@@ -80,9 +92,8 @@ class CpuBackward:
         programs = programs_of(operands) if self._mods else {}
         captures = {which: tuple(map(Capture, each.captures)) for which, each in programs.items()}
         dense = {which: tuple(one.is_dense for one in each) for which, each in captures.items()}
-        spec = specify_backward(self._problem, self._isa, dense, grad_lse=grad_lse is not None)
-        loaded = load_kernel(spec)
-        block = template(self._problem, self._mods, loaded.source.layout)
+        ready = self._made_ready(dense, grad_lse is not None)
+        spec, loaded, block = ready.spec, ready.loaded, ready.template[:]
         for which, each in captures.items():
             for capture, slots in zip(each, loaded.source.layout.captures[which], strict=True):
                 capture.fill(block, slots)
@@ -104,6 +115,17 @@ class CpuBackward:
                 programs = {**programs, Which.SCORE_GRADIENT: changed}
             raise_poison(self._problem, operands, programs, Place(which, b, h, q, keys))
         return gradients
+
+    def _made_ready(self, dense: Mapping[Which, tuple[bool, ...]], grad_lse: bool) -> _Ready:
+        """The kernel for captures of these strides."""
+        key = (grad_lse, *[flag for each in dense.values() for flag in each])
+        ready = self._ready.get(key)
+        if ready is None:
+            spec = specify_backward(self._problem, self._isa, dense, grad_lse=grad_lse)
+            loaded = load_kernel(spec)
+            ready = _Ready(spec, loaded, template(self._problem, self._mods, loaded.source.layout))
+            self._ready[key] = ready
+        return ready
 
     def _fill(
         self, block: Block, operands: Operands, results: Results, grad_out: Tensor, grad_lse: Tensor | None
