@@ -21,11 +21,11 @@ hypothesis.settings.load_profile("saccade")
 # Suites that compile a kernel a case, by the end of their path: one case in so many is run, the same ones
 # each time; `--thorough` runs all.
 LONG_SUITES = {
-    "attention/test_compiled.py": 4,
-    "backends/cpu/test_catalogue.py": 3,
-    "backends/cpu/test_instruction_sets.py": 4,
-    "codegen/cpu/test_decode.py": 4,
-    "codegen/cpu/test_forward.py": 3,
+    "attention/test_compiled.py": 8,
+    "backends/cpu/test_catalogue.py": 4,
+    "backends/cpu/test_instruction_sets.py": 6,
+    "codegen/cpu/test_decode.py": 6,
+    "codegen/cpu/test_forward.py": 4,
 }
 
 

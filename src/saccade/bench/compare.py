@@ -171,7 +171,7 @@ def compare(
         >>> tiny = AttentionSize(1, 2, 256, 256, 16)
         >>> comparison = compare(mask_mod=causal, size=tiny, device="cpu", rounds=1, compiled=False)
         >>> comparison.density, [row.contender for row in comparison.rows]
-        (0.75, ['causal flash (SDPA)', 'SDPA + mask', 'saccade (eager)'])
+        (0.75, ['causal flash (SDPA)', 'SDPA + mask', 'saccade (cpu)', 'saccade (eager)'])
     """
     if score_mod is None and mask_mod is None:
         raise ArgumentError(
