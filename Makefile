@@ -24,7 +24,7 @@ demo: $(READY) ## check and time the ready-made masks on real sizes, and draw ou
 	$(BIN)/saccade demo --out out/gallery.png
 
 .PHONY: test
-test: $(READY) ## all tests and doctests, with coverage (at least 95 %)
+test: $(READY) ## tests and doctests, of the longest suites a share, with coverage (at least 95 %)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 .PHONY: thorough
@@ -36,7 +36,7 @@ fuzz: $(READY) ## random calls of the CPU engine against float64, for MINUTES=10
 	PYTHONPATH=src:tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)
 
 .PHONY: check
-check: format lint types test ## format, lint, types, then every test; CI runs docs and package too
+check: format lint types test ## format, lint, types, then the tests; CI runs docs and package too
 
 .PHONY: format
 format: $(READY) ## is every file formatted? (`ruff format` repairs)
