@@ -18,6 +18,7 @@ from saccade.backends.base import Results
 from saccade.backends.cpu import CpuBackend, specialise
 from saccade.backends.cpu import backend as cpu_backend
 from saccade.backends.cpu import call as cpu_call
+from saccade.backends.cpu import operands as cpu_operands
 from saccade.backends.cpu.poison import Place, raise_poison
 from saccade.backends.eager import EagerBackend
 from saccade.block_mask import BlockMask
@@ -240,7 +241,7 @@ class TestLoneMasks:
     def test_a_small_one_is_asked_everywhere(
         self, executor: Executor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cpu_call, "create_block_mask", _never)
+        monkeypatch.setattr(cpu_operands, "create_block_mask", _never)
         tensors = draw()
         check(attend(*tensors, mask_mod=late), oracle.attention(*tensors, mask=late))
 
@@ -250,7 +251,7 @@ class TestLoneMasks:
     ) -> None:
         made: list[BlockMask] = []
         keep = lambda *given, **named: made.append(create_block_mask(*given, **named)) or made[-1]  # noqa: E731
-        monkeypatch.setattr(cpu_call, "create_block_mask", keep)
+        monkeypatch.setattr(cpu_operands, "create_block_mask", keep)
         monkeypatch.setattr(specialise, "_ANALYSED_BYTES", 0)
         monkeypatch.setattr(specialise, "_ANALYSED_EACH_TIME", 0)
         executor.partial_bytes = 1 << 18

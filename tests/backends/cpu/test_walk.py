@@ -33,9 +33,9 @@ def test_numbers_share_one_on_the_mask(q_len: int, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("q_len", LENGTHS.values(), ids=LENGTHS)
 def test_numbers_share_one_where_all_is_visited(q_len: int) -> None:
     query, key = torch.randn(1, 2, q_len, 8), torch.randn(1, 2, 41, 8)
-    cpu_walk.whole_walk.cache_clear()
+    cpu_walk._whole_walk.cache_clear()
     for scale in (0.5, 1.0, 2.0):
         flex_attention(query, key, key, scale=scale, backend="cpu")
-    assert cpu_walk.whole_walk.cache_info().misses == 1
+    assert cpu_walk._whole_walk.cache_info().misses == 1
     flex_attention(query, key, key, mask_mod=causal, backend="cpu")
-    assert cpu_walk.whole_walk.cache_info().misses == 2
+    assert cpu_walk._whole_walk.cache_info().misses == 2

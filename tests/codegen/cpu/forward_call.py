@@ -106,7 +106,7 @@ class Forward:
     @property
     def spec(self) -> KernelSpec:
         key = self.key_of_kernel
-        facts = {which: self._facts(program) for which, program in self.programs.items()}
+        facts = {which: self.facts(program) for which, program in self.programs.items()}
         return KernelSpec(
             KernelKind.FORWARD,
             key,
@@ -116,7 +116,7 @@ class Forward:
             mask_mod=facts.get(Which.MASK_MOD),
         )
 
-    def _facts(self, program: Program) -> ProgramFacts:
+    def facts(self, program: Program) -> ProgramFacts:
         batch, heads, q_len, _ = self.query.shape
         return prove(
             program.structure,
@@ -169,9 +169,9 @@ def prepared(call: Forward) -> Callable[[], Result]:
     pack_items = np.arange(kv_batch * kv_heads * panels, dtype=np.int64)
     state = np.zeros(len(State), np.int64)
     memory = {
-        "packed_keys": _aligned(len(pack_items) * source.key_panel_bytes),
-        "packed_values": _aligned(len(pack_items) * source.value_panel_bytes),
-        "scratch": _aligned(threads * source.scratch_bytes),
+        "packed_keys": aligned(len(pack_items) * source.key_panel_bytes),
+        "packed_values": aligned(len(pack_items) * source.value_panel_bytes),
+        "scratch": aligned(threads * source.scratch_bytes),
     }
     arrays = {**runs, "items": items, "pack_items": pack_items, "state": state}
     tensors = {"lse": lse, "max_scores": max_scores, "sinks": sinks}
@@ -184,9 +184,9 @@ def prepared(call: Forward) -> Callable[[], Result]:
         "group": q_heads // kv_heads,
         "q_len": q_len,
         "kv_len": kv_len,
-        "scale": _bits(call.factor),
+        "scale": bits(call.factor),
         "keep_threshold": drop_threshold(p),
-        "keep_factor": _bits(1.0 / keep_rate(p)),
+        "keep_factor": bits(1.0 / keep_rate(p)),
         "seed": seed,
         "runs_b": runs_h * tiles if runs_b > 1 else 0,
         "runs_h": tiles if runs_h > 1 else 0,
@@ -197,17 +197,8 @@ def prepared(call: Forward) -> Callable[[], Result]:
         **{name: tensor.data_ptr() for name, tensor in (memory | tensors).items()},
     }
     for name, tensor in {"query": call.query, "key": call.key, "value": call.value, "out": out}.items():
-        axis = "k" if name in ("key", "value") else "q"
-        numbers[name] = tensor.data_ptr()
-        strides = [tensor.stride(dim) * tensor.element_size() for dim in range(3)]
-        strides[0] = strides[0] if tensor.shape[0] > 1 else 0
-        numbers |= {
-            f"{name}_{index}": stride for index, stride in zip(("b", "h", axis), strides, strict=True)
-        }
-    block = np.zeros(source.layout.size, np.int64)
-    for name, number in numbers.items():
-        block[ArgumentLayout.slot(name)] = number
-    _write_programs(block, source.layout, call.programs)
+        numbers |= tensor_slots(name, tensor, "k" if name in ("key", "value") else "q")
+    block = fill_block(source.layout, numbers, call.programs)
 
     held = {**memory, **arrays, **tensors}  # while the kernel runs
 
@@ -239,21 +230,34 @@ def _runs(call: Forward, rows: int) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(field) for name, field in zip(names, fields, strict=True)}
 
 
-def _write_programs(block: np.ndarray, layout: ArgumentLayout, programs: dict[Which, Program]) -> None:
+def tensor_slots(name: str, tensor: Tensor, axis: str) -> dict[str, int]:
+    """The arguments that say where a tensor is; one batch serves all."""
+    strides = [tensor.stride(dim) * tensor.element_size() for dim in range(3)]
+    strides[0] = strides[0] if tensor.shape[0] > 1 else 0
+    named = {f"{name}_{index}": stride for index, stride in zip(("b", "h", axis), strides, strict=True)}
+    return {name: tensor.data_ptr(), **named}
+
+
+def fill_block(layout: ArgumentLayout, numbers: dict[str, int], programs: dict[Which, Program]) -> np.ndarray:
+    """The argument block."""
+    block = np.zeros(layout.size, np.int64)
+    for name, number in numbers.items():
+        block[ArgumentLayout.slot(name)] = number
     for which, program in programs.items():
         for slots, capture in zip(layout.captures[which], program.captures, strict=True):
             block[slots.pointer] = capture.data_ptr()
             block[list(slots.sizes)] = capture.shape
             block[list(slots.strides)] = [stride * capture.element_size() for stride in capture.stride()]
         for slot, number in zip(layout.numbers[which], program.numbers, strict=True):
-            block[slot] = _bits(number) if isinstance(number, float) else number
+            block[slot] = bits(number) if isinstance(number, float) else number
+    return block
 
 
-def _bits(number: float) -> int:
+def bits(number: float) -> int:
     return int(np.float64(number).view(np.int64))
 
 
-def _aligned(size: int) -> Tensor:
+def aligned(size: int) -> Tensor:
     """NaN in every float type, from a 64-byte border on."""
     memory = torch.full((size + 64,), 0xFF, dtype=torch.uint8)
     return memory[-memory.data_ptr() % 64 :]

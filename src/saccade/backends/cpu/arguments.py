@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Mapping
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, Which
@@ -23,15 +24,18 @@ from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, ModFacts
 from saccade.runtime.team import alone_in_child
 
-__all__ = ["Block", "Capture", "fill_tensor", "in_memory", "template"]
+__all__ = ["Block", "Capture", "Corners", "fill_rows", "fill_tensor", "in_memory", "template"]
 
 Block: TypeAlias = "array[int]"
 """The argument block: int64 slots."""
 
+Index: TypeAlias = tuple[int, int, int, int]
+
 _BATCH, _Q_HEADS, _KV_HEADS, _GROUP = map(ArgumentLayout.slot, ("batch", "q_heads", "kv_heads", "group"))
 _Q_LEN, _KV_LEN, _SCALE = map(ArgumentLayout.slot, ("q_len", "kv_len", "scale"))
 _KEEP_THRESHOLD, _KEEP_FACTOR = map(ArgumentLayout.slot, ("keep_threshold", "keep_factor"))
-_OPERANDS = {ArgumentLayout.slot(name): name for name in ("query", "key", "value", "out")}
+_NAMES = {"query": "query", "key": "key", "value": "value", "out": "out", "grad_out": "the output's gradient"}
+_OPERANDS = {ArgumentLayout.slot(slot): name for slot, name in _NAMES.items()}
 _DOUBLE, _INT64 = struct.Struct("d"), struct.Struct("q")
 
 
@@ -61,7 +65,24 @@ def template(problem: AttentionProblem, mods: Mapping[Which, ModFacts], layout: 
     return block
 
 
-def fill_tensor(block: Block, slot: int, tensor: Tensor, corner: tuple[int, int, int, int]) -> Tensor:
+class Corners(NamedTuple):
+    """The indices of the last elements of a problem's tensors."""
+
+    query: Index
+    key: Index
+    value: Index
+    out: Index
+
+    @classmethod
+    def of(cls, problem: AttentionProblem) -> Corners:
+        """Return those of a problem that has queries and keys."""
+        queries = problem.batch - 1, problem.q_heads - 1, problem.q_len - 1
+        keys = problem.kv_batch - 1, problem.kv_heads - 1, problem.kv_len - 1
+        head_dim, value_dim = problem.head_dim - 1, problem.value_dim - 1
+        return cls((*queries, head_dim), (*keys, head_dim), (*keys, value_dim), (*queries, value_dim))
+
+
+def fill_tensor(block: Block, slot: int, tensor: Tensor, corner: Index) -> Tensor:
     """Write a tensor's address, and its strides but the last in bytes, to consecutive slots.
 
     Args:
@@ -93,6 +114,27 @@ def fill_tensor(block: Block, slot: int, tensor: Tensor, corner: tuple[int, int,
     block[slot + 2] = second * size
     block[slot + 3] = third * size
     return tensor
+
+
+def fill_rows(block: Block, slot: int, tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Write the address of a tensor that kernels read as a dense one of a dtype.
+
+    Args:
+        block: The argument block.
+        slot: The slot.
+        tensor: The tensor.
+        dtype: The dtype.
+        name: What to call the tensor in a message.
+
+    Returns:
+        What was written of: the tensor, or a copy.
+
+    Raises:
+        OperandError: The tensor's storage ends before its last element.
+    """
+    dense = in_memory(tensor, name).detach().to(dtype).resolve_neg().contiguous()
+    block[slot] = dense.data_ptr()
+    return dense
 
 
 def in_memory(tensor: Tensor, name: str) -> Tensor:

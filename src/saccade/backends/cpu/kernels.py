@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from saccade.codegen.cpu.arguments import CaptureSlots
+from saccade.codegen.cpu.arguments import CaptureSlots, programs
 from saccade.codegen.cpu.kernel import emit
 from saccade.codegen.cpu.spec import KernelSource, KernelSpec
 from saccade.runtime.cache import KernelCache
@@ -35,7 +35,8 @@ class LoadedKernel:
     @cached_property
     def captures(self) -> tuple[CaptureSlots, ...]:
         """Where the captures of all programs stand, in the order of `Which`."""
-        return tuple([slots for _, each in sorted(self.source.layout.captures.items()) for slots in each])
+        layout = self.source.layout
+        return tuple([slots for which in sorted(programs(self.spec.key)) for slots in layout.captures[which]])
 
 
 KERNELS: KernelCache[KernelSpec, LoadedKernel] = KernelCache(capacity=256)

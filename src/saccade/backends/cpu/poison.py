@@ -16,15 +16,22 @@ import numpy.typing as npt
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands
 from saccade.block_mask import BlockMask
-from saccade.codegen.cpu.arguments import Which
+from saccade.codegen.cpu.arguments import State, Which
 from saccade.errors import IndexOutOfRangeError
 from saccade.ir.dtype import DType
+from saccade.ir.interpret import evaluate, poison_error
+from saccade.ir.ops import INDEX_VARIABLES
 from saccade.ir.program import Program
 from saccade.problem import AttentionProblem
 
 __all__ = ["Place", "raise_poison"]
 
-_ARGUMENT = {Which.MASK: "block_mask", Which.MASK_MOD: "mask_mod", Which.SCORE: "score_mod"}
+_ARGUMENT = {
+    Which.MASK: "block_mask",
+    Which.MASK_MOD: "mask_mod",
+    Which.SCORE: "score_mod",
+    Which.SCORE_GRADIENT: "the gradient of score_mod",
+}
 
 
 @final
@@ -45,6 +52,18 @@ class Place:
     h: int
     q: int
     keys: range
+
+    @classmethod
+    def noted(cls, state: Sequence[int], lanes: int, kv_len: int) -> Place:
+        """Return the place in a state block that has an error.
+
+        Args:
+            state: The block; see `codegen.cpu.arguments.State`.
+            lanes: Keys of a vector.
+            kv_len: K.
+        """
+        which, b, h, q, k = state[State.ERROR : State.ERROR_K + 1]
+        return cls(Which(which), b, h, q, range(k, min(k + lanes, kv_len)))
 
 
 def raise_poison(
@@ -71,7 +90,11 @@ def raise_poison(
             if _is_visible(operands, programs, *index, k, by=[Which.MASK]):
                 program(*index, k)
         elif _is_visible(operands, programs, *index, k):
-            program(_score(problem, operands, *index, k), *index, k)
+            score = _score(problem, operands, *index, k)
+            if place.which is Which.SCORE_GRADIENT:
+                _differentiate(program, score, *index, k)
+            else:
+                program(score, *index, k)
     name = _ARGUMENT[place.which]
     raise IndexOutOfRangeError(
         f"{name} must index its tensors in range and divide by no zero, and does not at b={place.b}, "
@@ -79,6 +102,19 @@ def raise_poison(
         "depends on how floating-point numbers are rounded; guard the index or divisor with torch.where or "
         "clamp"
     )
+
+
+def _differentiate(
+    program: Program, score: npt.NDArray[np.floating[Any]], b: int, h: int, q: int, k: int
+) -> None:
+    """Raise where the gradient of a score is poison."""
+    names = ("score", "grad", *INDEX_VARIABLES)
+    values = (score, np.ones_like(score), *map(np.asarray, (b, h, q, k)))
+    variables, root = dict(zip(names, values, strict=True)), program.structure.root
+    result = evaluate(root, variables, program.captures, program.numbers)
+    if result.poison is not None and result.poison.any():
+        site = result.sites[int(result.poison.max()) - 1]
+        raise poison_error(root, site, variables, program.captures, program.numbers, program.names)
 
 
 def _is_visible(

@@ -13,8 +13,11 @@ from functools import lru_cache
 from typing import final
 
 from saccade.codegen.cpu.arguments import Which
+from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.philox import KEYS
+from saccade.codegen.cpu.program.derivative import derivative
+from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import TILE_SHAPE, RegisterTile
@@ -23,7 +26,16 @@ from saccade.ir.structure import Structure
 from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs
 from saccade.schedule import Schedule
 
-__all__ = ["Choice", "analysis_pays", "choose", "key_of", "kind_for", "mods_of", "specify"]
+__all__ = [
+    "Choice",
+    "analysis_pays",
+    "choose",
+    "key_of",
+    "kind_for",
+    "mods_of",
+    "specify",
+    "specify_backward",
+]
 
 # Up to here the decode kernel is the faster one, or at most a tenth slower: measured on AVX2 and AVX-512.
 _MOST_DECODE_ROWS = 64
@@ -200,16 +212,7 @@ def specify(
     facts, first = {}, 0
     for which, mod in mods.items():
         last = first + len(mod.capture_shapes)
-        facts[which] = prove(
-            mod.structure,
-            batch=problem.batch,
-            heads=problem.q_heads,
-            q_len=problem.q_len,
-            kv_len=problem.kv_len,
-            numbers=mod.numbers,
-            shapes=mod.capture_shapes,
-            dense=dense[first:last],
-        )
+        facts[which] = _prove(problem, mod, dense[first:last])
         first = last
     return KernelSpec(
         choice.kind,
@@ -219,6 +222,47 @@ def specify(
         score=facts.get(Which.SCORE),
         mask=facts.get(Which.MASK),
         mask_mod=facts.get(Which.MASK_MOD),
+    )
+
+
+def specify_backward(
+    problem: AttentionProblem,
+    isa: str,
+    mods: Mapping[Which, ModFacts],
+    dense: tuple[bool, ...],
+    *,
+    grad_lse: bool,
+) -> KernelSpec:
+    """Return the specification of the kernel that computes the problem's gradients.
+
+    Args:
+        problem: The problem.
+        isa: The instruction set's name.
+        mods: Its programs, as `mods_of` gives them.
+        dense: As for `specify`.
+        grad_lse: Whether lse has a gradient.
+    """
+    key = replace(key_of(problem, isa), outputs=Outputs(lse=grad_lse))
+    spec = specify(problem, Choice(KernelKind.BACKWARD, key, *backward_tile_shape(key)), mods, dense)
+    score = mods.get(Which.SCORE)
+    if score is None:
+        return spec
+    changed = replace(score, structure=derivative(score.structure))
+    # The score's captures are the last ones.
+    of_score = dense[len(dense) - len(score.capture_shapes) :]
+    return replace(spec, score_gradient=_prove(problem, changed, of_score))
+
+
+def _prove(problem: AttentionProblem, mod: ModFacts, dense: tuple[bool, ...]) -> ProgramFacts:
+    return prove(
+        mod.structure,
+        batch=problem.batch,
+        heads=problem.q_heads,
+        q_len=problem.q_len,
+        kv_len=problem.kv_len,
+        numbers=mod.numbers,
+        shapes=mod.capture_shapes,
+        dense=dense,
     )
 
 

@@ -6,11 +6,12 @@ captures share it. So it is kept on the BlockMask, and among the latest where ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import final
 
 from saccade.analysis.runs import BlockKind
+from saccade.backends.cpu.backward_work import BackwardWork, backward_work, whole_backward
 from saccade.backends.cpu.kernels import LoadedKernel
 from saccade.backends.cpu.launch import Launch, Step
 from saccade.backends.cpu.pace import is_long
@@ -26,13 +27,15 @@ from saccade.backends.cpu.work import (
 from saccade.block_mask import BlockMask
 from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.spec import KernelKind
+from saccade.runtime.team import thread_count
 
-__all__ = ["Walk", "masked_walk", "whole_walk"]
+__all__ = ["Walk", "walk_of"]
 
 _PACKED_KEYS, _PACKED_VALUES = ArgumentLayout.slot("packed_keys"), ArgumentLayout.slot("packed_values")
-_PARTIALS = ArgumentLayout.slot("partials")
+_PARTIALS, _Q_TILES = ArgumentLayout.slot("partials"), ArgumentLayout.slot("q_tiles")
 
 _COPY = 8  # multiply-adds that moving an element takes as long as
+_GRADIENT_PRODUCTS = 2.5  # multiply-adds of a backward pass over those of a forward
 
 
 @final
@@ -45,34 +48,33 @@ class Walk:
         launch: The kernel's entries over it.
     """
 
-    work: ForwardWork | DecodeWork
+    work: ForwardWork | DecodeWork | BackwardWork
     launch: Launch
 
 
-def masked_walk(kernel: LoadedKernel, mask: BlockMask, extent: Extent, threads: int) -> Walk:
-    """Return a kernel's walk under a mask; memoised on the mask.
+def walk_of(kernel: LoadedKernel, mask: BlockMask | None, extent: Extent, everything: BlockKind) -> Walk:
+    """Return a kernel's walk; memoised on the mask, and the latest kept where there is none.
 
     Args:
         kernel: The kernel.
-        mask: The mask; its lengths are those of `extent`.
+        mask: The mask, its lengths those of `extent`; None where every pair is visited.
         extent: The sizes of the call.
-        threads: How many threads share the work.
+        everything: The kind of all pairs without a mask: FULL, or PARTIAL where a mask_mod is asked about
+            each.
     """
+    threads = thread_count()
+    if mask is None:
+        return _whole_walk(kernel, extent, everything, threads)
     return mask.once((kernel, extent, threads), lambda: _masked_walk(kernel, mask, extent, threads))
 
 
 @lru_cache(maxsize=64)
-def whole_walk(kernel: LoadedKernel, extent: Extent, kind: BlockKind, threads: int) -> Walk:
-    """Return a kernel's walk where every pair is visited, in one range of a kind; the latest are kept.
-
-    Args:
-        kernel: The kernel.
-        extent: The sizes of the call.
-        kind: FULL, or PARTIAL where a mask is asked about every pair.
-        threads: How many threads share the work.
-    """
+def _whole_walk(kernel: LoadedKernel, extent: Extent, kind: BlockKind, threads: int) -> Walk:
     if kernel.spec.kind is KernelKind.DECODE:
         return _decode(kernel, whole_decode(extent, threads, kind))
+    if kernel.spec.kind is KernelKind.BACKWARD:
+        gradients = whole_backward(extent, kernel.spec.keys, kernel.source.padding_rows, kind)
+        return _backward(kernel, gradients, extent)
     work = whole_forward(extent, kernel.spec.rows, kernel.source.panel_keys, kind)
     return _forward(kernel, work, extent)
 
@@ -80,6 +82,9 @@ def whole_walk(kernel: LoadedKernel, extent: Extent, kind: BlockKind, threads: i
 def _masked_walk(kernel: LoadedKernel, mask: BlockMask, extent: Extent, threads: int) -> Walk:
     if kernel.spec.kind is KernelKind.DECODE:
         return _decode(kernel, decode_work(mask, extent, threads))
+    if kernel.spec.kind is KernelKind.BACKWARD:
+        gradients = backward_work(mask, extent, kernel.spec.keys, kernel.source.padding_rows)
+        return _backward(kernel, gradients, extent)
     return _forward(kernel, forward_work(mask, extent, kernel.spec.rows, kernel.source.panel_keys), extent)
 
 
@@ -108,6 +113,37 @@ def _decode(kernel: LoadedKernel, work: DecodeWork) -> Walk:
         Step(merge, heads, count * rows * width),
     )
     return Walk(work, Launch(steps, source.scratch_bytes, {_PARTIALS: count * source.partial_bytes}))
+
+
+def _backward(kernel: LoadedKernel, work: BackwardWork, extent: Extent) -> Walk:
+    spec, source, width = kernel.spec, kernel.source, _width(kernel)
+    heads, q_tiles = extent.batch * extent.q_heads, -(-extent.q_len // spec.rows)
+    moved = float(_COPY * heads * extent.q_len * width)
+    products = work.cost.item(-1) * spec.keys * width * _GRADIENT_PRODUCTS
+    address = dict(zip(source.entries, kernel.addresses, strict=True))
+    steps = [
+        Step(address["pack"], heads * q_tiles, moved),
+        Step(address["attend"], len(work.items), products, work.cost),
+        Step(address["merge"], heads * q_tiles, moved),
+    ]
+    if "sinks" in address:
+        steps.append(Step(address["sinks"], extent.q_heads, float(_COPY * heads * extent.q_len)))
+    rows = heads * (extent.q_len + extent.q_len % 2 + source.padding_rows)
+    buffers = {
+        "packed_queries": rows * source.query_row_bytes,
+        "packed_grads": rows * source.grad_row_bytes,
+        "query_words": rows * source.query_word_bytes,
+        "grad_words": rows * source.grad_word_bytes,
+        "row_lse": rows * spec.precise.itemsize,
+        "row_delta": rows * spec.precise.itemsize,
+        "partials": work.partial_rows * source.partial_bytes,
+    }
+    launch = Launch(
+        steps,
+        source.scratch_bytes,
+        {ArgumentLayout.slot(name): size for name, size in buffers.items()},
+    )
+    return Walk(replace(work, slots=(*work.slots, (_Q_TILES, q_tiles))), launch)
 
 
 def _width(kernel: LoadedKernel) -> int:

@@ -20,15 +20,21 @@ from saccade.analysis.runs import BlockKind
 from saccade.block_mask import BlockMask
 from saccade.block_mask.tiles import TileRuns, tile_runs
 from saccade.codegen.cpu.arguments import ArgumentLayout
+from saccade.problem import AttentionProblem
 
 __all__ = [
     "DecodeWork",
     "Extent",
     "ForwardWork",
+    "Slots",
     "decode_work",
     "forward_work",
+    "numbered",
+    "run_slots",
+    "table_address",
     "whole_decode",
     "whole_forward",
+    "whole_runs",
 ]
 
 Int64s = npt.NDArray[np.int64]
@@ -46,6 +52,9 @@ _ITEMS, _ITEM_OFFSETS = _DECODE_LISTS[-2:]
 # The ranges of one tile that sees all keys, but for the last key.
 _ONE_RANGE, _FIRST_KEY = array("q", (0, 1)), array("i", (0,))
 _KINDS = {kind: array("B", (kind,)) for kind in (BlockKind.PARTIAL, BlockKind.FULL)}
+
+Slots: TypeAlias = tuple[tuple[int, int], ...]
+"""Arguments that work decides: slot and value."""
 
 _Ranges: TypeAlias = list[tuple[int, int]]  # of keys: first, and after the last
 
@@ -69,6 +78,13 @@ class Extent(NamedTuple):
     q_len: int
     kv_len: int
 
+    @classmethod
+    def of(cls, problem: AttentionProblem) -> Extent:
+        """Return a problem's."""
+        return cls(
+            problem.batch, problem.kv_batch, problem.q_heads, problem.kv_heads, problem.q_len, problem.kv_len
+        )
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -89,7 +105,7 @@ class ForwardWork:
     cost: npt.NDArray[np.float64]
     pack_items: Int64s
     panels: int
-    slots: tuple[tuple[int, int], ...]
+    slots: Slots
 
 
 @final
@@ -108,7 +124,7 @@ class DecodeWork:
     items: array[int]
     item_offsets: array[int]
     keys: int
-    slots: tuple[tuple[int, int], ...]
+    slots: Slots
     held: tuple[object, ...]
 
     def cost(self) -> npt.NDArray[np.float64]:
@@ -140,7 +156,7 @@ def whole_forward(extent: Extent, rows: int, panel_keys: int, kind: BlockKind) -
         >>> work.items.tolist(), work.pack_items.tolist()
         ([0, 2, 1, 3], [0, 1])
     """
-    return _forward_work(_whole(extent.q_len, extent.kv_len, rows, kind), extent, panel_keys)
+    return _forward_work(whole_runs(extent.q_len, extent.kv_len, rows, kind), extent, panel_keys)
 
 
 def decode_work(mask: BlockMask, extent: Extent, threads: int) -> DecodeWork:
@@ -179,7 +195,8 @@ def whole_decode(extent: Extent, threads: int, kind: BlockKind) -> DecodeWork:
     return DecodeWork(items, item_offsets, keys * pairs, slots, (stop,))
 
 
-def _whole(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
+def whole_runs(q_len: int, kv_len: int, rows: int, kind: BlockKind) -> TileRuns:
+    """Return the runs of tiles of queries where every pair is visited."""
     first = np.arange(0, q_len, rows, dtype=np.int32)
     tiles = len(first)
     return TileRuns(
@@ -206,15 +223,14 @@ def _forward_work(runs: TileRuns, extent: Extent, panel_keys: int) -> ForwardWor
     cost = np.cumsum(cost[items])
     named = {
         "tiles": tiles,
-        "tile_first": _address(runs.first),
-        "tile_last": _address(runs.last),
-        "items": _address(items),
-        "pack_items": _address(pack_items),
+        "tile_first": table_address(runs.first),
+        "tile_last": table_address(runs.last),
+        "items": table_address(items),
+        "pack_items": table_address(pack_items),
         "panels": panels,
         "packed_b": 0 if extent.kv_batch == 1 else extent.kv_heads * panels,
     }
-    slots = tuple([(ArgumentLayout.slot(name), value) for name, value in named.items()])
-    return ForwardWork(runs, items, cost, pack_items, panels, _run_slots(runs) + slots)
+    return ForwardWork(runs, items, cost, pack_items, panels, run_slots(runs) + numbered(named))
 
 
 def _visited_panels(runs: TileRuns, extent: Extent, panels: int, panel_keys: int) -> Int64s:
@@ -255,7 +271,7 @@ def _decode_work(runs: TileRuns, extent: Extent, threads: int) -> DecodeWork:
             items.extend((pair, *ends))
     item_offsets = array("q", [0, *accumulate(len(chunks[row]) for row in row_of)])
     lists = (_ITEMS, items.buffer_info()[0]), (_ITEM_OFFSETS, item_offsets.buffer_info()[0])
-    return DecodeWork(items, item_offsets, total, _run_slots(runs) + lists, (runs,))
+    return DecodeWork(items, item_offsets, total, run_slots(runs) + lists, (runs,))
 
 
 def _chunk_count(keys: int, total: int, threads: int) -> int:
@@ -282,14 +298,20 @@ def _chunks(ranges: _Ranges, length: int, count: int) -> _Ranges:
     return chunks
 
 
-def _run_slots(runs: TileRuns) -> tuple[tuple[int, int], ...]:
+def run_slots(runs: TileRuns) -> Slots:
+    """Return the arguments that say where runs stand."""
     batch, heads, tiles = runs.shape
-    addresses = [_address(each) for each in (runs.offsets, runs.start, runs.stop, runs.kind)]
+    addresses = [table_address(each) for each in (runs.offsets, runs.start, runs.stop, runs.kind)]
     steps = 0 if batch == 1 else heads * tiles, 0 if heads == 1 else tiles
     return tuple(zip(_RUNS, (*addresses, *steps), strict=True))
 
 
-def _address(held: npt.NDArray[Any]) -> int:
-    """Where an array that the work holds begins."""
+def numbered(named: dict[str, int]) -> Slots:
+    """Return arguments by slot."""
+    return tuple([(ArgumentLayout.slot(name), value) for name, value in named.items()])
+
+
+def table_address(held: npt.NDArray[Any]) -> int:
+    """Return where an array that the work holds begins."""
     assert held.flags.c_contiguous, "kernels read arrays without strides"
     return held.ctypes.data

@@ -34,9 +34,28 @@ FIXED: dict[str, str] = {
     "out_b": "stride of a batch",
     "out_h": "stride of a head",
     "out_q": "stride of a row",
-    "lse": "address of lse [B, Hq, Q], dense, of the precise type; read only if asked for",
+    "lse": "address of lse [B, Hq, Q], dense, of the precise type; BACKWARD reads it, others write it",
     "max_scores": "address of max_scores, likewise",
     "sinks": "address of sinks [Hq], dense, of the precise type; read only if there are sinks",
+    # gradients, of BACKWARD
+    "grad_out": "address of the output's gradient [B, Hq, Q, Dv], its last stride one element",
+    "grad_out_b": "stride of a batch",
+    "grad_out_h": "stride of a head",
+    "grad_out_q": "stride of a row",
+    "grad_lse": "address of the gradient of lse, as lse stands; read only if lse is an output",
+    "grad_query": "address of the gradient of query [B, Hq, Q, D], its last stride one element",
+    "grad_query_b": "stride of a batch",
+    "grad_query_h": "stride of a head",
+    "grad_query_q": "stride of a row",
+    "grad_key": "address of the gradient of key, of its shape, its last stride one element",
+    "grad_key_b": "stride of a batch",
+    "grad_key_h": "stride of a head",
+    "grad_key_k": "stride of a row",
+    "grad_value": "address of the gradient of value, likewise",
+    "grad_value_b": "stride of a batch",
+    "grad_value_h": "stride of a head",
+    "grad_value_k": "stride of a row",
+    "grad_sinks": "address of the gradient of sinks, as sinks stand; written only if there are sinks",
     # sizes
     "batch": "B",
     "q_heads": "Hq",
@@ -56,19 +75,28 @@ FIXED: dict[str, str] = {
     "run_kind": "uint8[n], BlockKind.PARTIAL or FULL",
     "runs_b": "stored tiles from one batch to the next, 0 where one serves all",
     "runs_h": "stored tiles from one head (DECODE: head group) to the next, likewise",
-    "tiles": "FORWARD: tiles of queries",
-    "tile_first": "FORWARD: int32[tiles], first query of each",
-    "tile_last": "FORWARD: int32[tiles], query after its last",
+    "tiles": "FORWARD: tiles of queries; BACKWARD: of keys, and ranges are of queries",
+    "tile_first": "FORWARD, BACKWARD: int32[tiles], first query (key) of each",
+    "tile_last": "FORWARD, BACKWARD: int32[tiles], query (key) after its last",
     # work
     "items": "FORWARD attend: int64[n], (b * Hq + h) * tiles + t of each item, in the order of work; "
-    "DECODE: int64[n, 3], b * Hkv + kv head, first key, key after the last",
-    "item_offsets": "DECODE merge: int64[B * Hkv + 1], the items of each kv head",
+    "DECODE: int64[n, 3], b * Hkv + kv head, first key, key after the last; "
+    "BACKWARD attend: int64[n, 6], see `backward_chunk.Chunk`",
+    "item_offsets": "DECODE merge, BACKWARD merge: int64[kv heads of batches + 1], the items of each kv head",
     "pack_items": "FORWARD pack: int64[n], (b * Hkv + kv head) * panels + panel of each panel to pack",
     "panels": "FORWARD: panels of a kv head, ceil(K / panel keys)",
     "packed_keys": "FORWARD: address of packed keys, 64-byte aligned: kv heads of batches, panels",
     "packed_values": "FORWARD: address of packed values, likewise",
     "packed_b": "FORWARD: panels from one batch to the next, 0 where one serves all",
-    "partials": "DECODE: address of the items' partial results, 64-byte aligned",
+    "partials": "DECODE, BACKWARD: address of the items' partial results, 64-byte aligned",
+    "q_tiles": "BACKWARD pack and merge: tiles of queries of a head, ceil(Q / rows)",
+    "kv_share": "BACKWARD: the batches that share keys and values, 1 or B",
+    "packed_queries": "BACKWARD: address of packed queries, 64-byte aligned: heads of batches, padded rows",
+    "packed_grads": "BACKWARD: address of the output's packed gradient, likewise",
+    "query_words": "BACKWARD: address of queries as rows of pairs of bfloat16, likewise; read only there",
+    "grad_words": "BACKWARD: address of the output's gradient as rows of pairs, likewise",
+    "row_lse": "BACKWARD: address of lse in base 2, of heads and rows as packed queries, of the precise type",
+    "row_delta": "BACKWARD: address of delta, likewise",
     "scratch": "address of the threads' private memory, 64-byte aligned",
     "state": "address of the shared block, see State",
 }
@@ -94,6 +122,7 @@ class Which(IntEnum):
     MASK = 1  # the block mask's, asked in PARTIAL ranges
     MASK_MOD = 2  # the one that must hold beside it
     SCORE = 3
+    SCORE_GRADIENT = 4  # its derivative, of the same captures and numbers; BACKWARD
 
 
 @final
@@ -152,6 +181,9 @@ class ArgumentLayout:
             captures[which] = tuple(slots)
             numbers[which] = tuple(range(size, size + len(structure.numbers)))
             size += len(structure.numbers)
+        if Which.SCORE in captures:
+            captures[Which.SCORE_GRADIENT] = captures[Which.SCORE]
+            numbers[Which.SCORE_GRADIENT] = numbers[Which.SCORE]
         return cls(captures, numbers, size)
 
 

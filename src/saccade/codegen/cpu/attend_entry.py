@@ -14,14 +14,14 @@ from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.emitter import Emitter, Value
 from saccade.codegen.cpu.rows import RowTables
-from saccade.codegen.cpu.score_tiling import ScoreTiling
+from saccade.codegen.cpu.score_tiling import AttendTiling
 from saccade.codegen.cpu.tile_programs import TilePrograms
 from saccade.codegen.cpu.work import private_memory
 from saccade.codegen.cpu.work_item import read_scale
 
 __all__ = ["AttendEntry"]
 
-Tiling = TypeVar("Tiling", bound=ScoreTiling)
+Tiling = TypeVar("Tiling", bound=AttendTiling)
 
 
 class AttendEntry(ABC, Generic[Tiling]):

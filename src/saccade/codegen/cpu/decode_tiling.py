@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-from saccade.codegen.cpu.score_tiling import ScoreTiling, ScratchLayout
+from saccade.codegen.cpu.score_tiling import AttendTiling, ScratchLayout
 
 __all__ = ["PARTIAL_PARTS", "DecodeTiling"]
 
@@ -24,7 +24,7 @@ _MOST_ROWS = {16: 4, 32: 6}  # of a product, by registers
 
 @final
 @dataclass(frozen=True)
-class DecodeTiling(ScoreTiling):
+class DecodeTiling(AttendTiling):
     """The sizes that one decode kernel is written with."""
 
     @property

@@ -25,7 +25,7 @@ from saccade.codegen.cpu.vector_math.exponentials import exp2_of_nonpositive
 from saccade.ir.dtype import DType
 from saccade.ir.ops import Op
 
-__all__ = ["Extras", "finish_rows", "store_rows"]
+__all__ = ["Extras", "finish_rows", "store_row", "store_rows"]
 
 
 @final
@@ -116,20 +116,38 @@ def store_rows(
         out_row: The address of a row of the output.
         stored: Type of its elements.
     """
-    whole, word = columns - columns % e.lanes, e.precise.itemsize
     with e.loop(0, rows) as row:
-        source, target = e.nth(acc, row.index, acc_row), out_row(row.index)
-        alpha = e.splat(e.load(tables.of_row(e, row.index).alpha, e.precise_type))
-        with e.loop(0, whole, e.lanes) as column:
-            value = e.load_vector(e.nth(source, column.index, word))
-            at = e.nth(target, column.index, stored.itemsize)
-            store_elements(e, e.binary("fmul", value, alpha), at, stored)
-        if whole < columns:
-            value = e.binary("fmul", e.load_vector(e.at(source, whole * word)), alpha)
-            # One by one: LLVM 22 writes too much where one lane of a narrowed vector is stored by a mask.
-            rest = narrowed(e, value, stored)
-            for lane in range(columns - whole):
-                e.store(e.lane(rest, lane), e.at(target, (whole + lane) * stored.itemsize))
+        alpha = e.load(tables.of_row(e, row.index).alpha, e.precise_type)
+        store_row(e, e.nth(acc, row.index, acc_row), columns, alpha, out_row(row.index), stored)
+
+
+def store_row(
+    e: Emitter, source: Value, columns: int, factor: Value | None, target: Value, stored: DType
+) -> None:
+    """Write a row of an accumulator, times a factor if one is given, as elements.
+
+    Args:
+        e: The function.
+        source: Address of the row, of whole vectors.
+        columns: Elements of the row.
+        factor: Of the precise type.
+        target: Address of the elements.
+        stored: Their type.
+    """
+    whole, word = columns - columns % e.lanes, e.precise.itemsize
+
+    def scaled(at: Value) -> Value:
+        vector = e.load_vector(at)
+        return vector if factor is None else e.binary("fmul", vector, factor)
+
+    with e.loop(0, whole, e.lanes) as column:
+        at = e.nth(target, column.index, stored.itemsize)
+        store_elements(e, scaled(e.nth(source, column.index, word)), at, stored)
+    if whole < columns:
+        # One by one: LLVM 22 writes too much where one lane of a narrowed vector is stored by a mask.
+        rest = narrowed(e, scaled(e.at(source, whole * word)), stored)
+        for lane in range(columns - whole):
+            e.store(e.lane(rest, lane), e.at(target, (whole + lane) * stored.itemsize))
 
 
 def _held(e: Emitter, first: Value, rows: Value) -> Value:

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from saccade.codegen.cpu.arguments import ArgumentLayout
+from saccade.codegen.cpu.backward import emit_attend as emit_backward
+from saccade.codegen.cpu.backward_merge import emit_merge as emit_backward_merge
+from saccade.codegen.cpu.backward_pack import emit_pack as emit_backward_pack
+from saccade.codegen.cpu.backward_pack import emit_sinks
+from saccade.codegen.cpu.backward_tiling import BackwardTiling
 from saccade.codegen.cpu.decode import emit_attend as emit_decode
 from saccade.codegen.cpu.decode_merge import emit_merge
 from saccade.codegen.cpu.decode_tiling import DecodeTiling
@@ -51,7 +56,29 @@ def _decode(spec: KernelSpec, module: ir.Module, layout: ArgumentLayout) -> Kern
     )
 
 
+def _backward(spec: KernelSpec, module: ir.Module, layout: ArgumentLayout) -> KernelSource:
+    tiling = BackwardTiling(spec)
+    emit_backward_pack(tiling, module, layout, "pack")
+    if spec.key.sinks:
+        emit_sinks(tiling, module, layout, "sinks")
+    scratch_bytes = emit_backward(tiling, module, layout, "attend")
+    emit_backward_merge(tiling, module, layout, "merge", scratch_bytes)
+    return KernelSource(
+        text=str(module),
+        entries=("pack", *["sinks"] * spec.key.sinks, "attend", "merge"),
+        layout=layout,
+        scratch_bytes=scratch_bytes,
+        partial_bytes=tiling.query_row,
+        query_row_bytes=tiling.query_row // tiling.step_rows,
+        grad_row_bytes=tiling.grad_row // tiling.step_rows,
+        query_word_bytes=tiling.words_row(spec.key.head_dim) if tiling.pairs else 0,
+        grad_word_bytes=tiling.words_row(spec.key.value_dim) if tiling.pairs else 0,
+        padding_rows=tiling.padding_rows,
+    )
+
+
 _WRITERS: dict[KernelKind, Callable[[KernelSpec, ir.Module, ArgumentLayout], KernelSource]] = {
     KernelKind.FORWARD: _forward,
     KernelKind.DECODE: _decode,
+    KernelKind.BACKWARD: _backward,
 }

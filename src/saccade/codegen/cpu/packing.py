@@ -10,6 +10,7 @@ written. Queries are turned into words here too, row by row, into a thread's own
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from llvmlite import ir
 
@@ -18,12 +19,13 @@ from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.conversion import store_elements
 from saccade.codegen.cpu.emitter import I8, I16, I32, I64, Emitter, Value
 from saccade.codegen.cpu.row_vectors import halves, pairs_along, rows_of_head, vector_of_row
-from saccade.codegen.cpu.score_tiling import ScoreTiling
+from saccade.codegen.cpu.score_tiling import AttendTiling
+from saccade.codegen.cpu.spec import KernelSpec
 from saccade.codegen.cpu.tiling import ForwardTiling
 from saccade.codegen.cpu.work import work_items
 from saccade.ir.dtype import DType
 
-__all__ = ["emit_pack", "load_queries"]
+__all__ = ["along", "emit_pack", "load_queries", "pack_across", "row_of_zeros", "words_across"]
 
 
 def emit_pack(tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
@@ -31,7 +33,7 @@ def emit_pack(tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, 
     e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
     arguments = Arguments(e, e.function.args[0], layout)
     kv_len = arguments.get("kv_len")
-    zeros = _row_of_zeros(e, tiling)
+    zeros = row_of_zeros(e, tiling.spec)
     with work_items(e, arguments) as item:
         panel = e.load(e.nth(arguments.pointer("pack_items"), item, 8), I64)
         row, tile = _divided(e, panel, arguments.get("panels"))
@@ -45,14 +47,14 @@ def emit_pack(tiling: ForwardTiling, module: ir.Module, layout: ArgumentLayout, 
 
         keys = e.nth(arguments.pointer("packed_keys"), panel, tiling.key_panel)
         values = e.nth(arguments.pointer("packed_values"), panel, tiling.value_panel)
-        _pack_keys(e, tiling, rows_of("key"), keys, held)
+        pack_across(e, tiling, rows_of("key"), tiling.spec.key.head_dim, keys, held)
         _pack_values(e, tiling, rows_of("value"), values, held)
     e.finish()
 
 
 def load_queries(
     e: Emitter,
-    tiling: ScoreTiling,
+    tiling: AttendTiling,
     row_at: Callable[[Value], Value],
     rows: Value,
     sign: Value,
@@ -81,25 +83,58 @@ def load_queries(
             store_elements(e, e.binary("fmul", value, sign), at, word_type)
 
         # The vector that passes the end of a row is overwritten by the next row.
-        _along(e, tiling.spec.key.head_dim, e.lanes, convert)
+        along(e, tiling.spec.key.head_dim, e.lanes, convert)
 
 
-def whole_blocks(e: Emitter, tiling: ScoreTiling, rows: Value) -> Value:
+def whole_blocks(e: Emitter, tiling: AttendTiling, rows: Value) -> Value:
     """Return the rows of as many blocks as hold `rows`."""
     return e.rounded_up(rows, tiling.block_rows)
 
 
-def _pack_keys(
-    e: Emitter, tiling: ForwardTiling, row_at: Callable[[Value], Value], panel: Value, held: Value
+class KeyWords(Protocol):
+    """What the packing of keys knows of a kernel's sizes."""
+
+    @property
+    def spec(self) -> KernelSpec:
+        """What is written."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a word is a pair of bfloat16."""
+
+    @property
+    def lanes(self) -> int:
+        """Words of a vector."""
+
+    @property
+    def word(self) -> int:
+        """Bytes of a word."""
+
+    @property
+    def sub_keys(self) -> int:
+        """Keys of a sub-panel."""
+
+
+def pack_across(
+    e: Emitter, tiling: KeyWords, row_at: Callable[[Value], Value], dim: int, panel: Value, held: Value
 ) -> None:
-    """Transpose square after square of words, one vector of keys at a time."""
-    lanes, sub_keys, dim = tiling.lanes, tiling.sub_keys, tiling.spec.key.head_dim
-    stored, word = tiling.spec.key.dtype, tiling.word
+    """Write rows as a panel of columns: transpose square after square of words, a vector of keys at a time.
+
+    Args:
+        e: The function.
+        tiling: The sizes.
+        row_at: The address of a row of the tile; of zeros, for those from `held` on.
+        dim: Elements of a row.
+        panel: Where to write sub-panels, each [words of a row][sub_keys].
+        held: int64, rows that the tile has; the last sub-panel is filled up.
+    """
+    lanes, sub_keys, stored, word = tiling.lanes, tiling.sub_keys, tiling.spec.key.dtype, tiling.word
+    panel_bytes = -(-dim // (2 if tiling.pairs else 1)) * sub_keys * word
     step_row = sub_keys * word
     with e.loop(0, e.rounded_up(held, sub_keys), lanes) as loop:
         rows = [row_at(e.builder.add(loop.index, e.whole(lane))) for lane in range(lanes)]
         sub_panel, column = _divided(e, loop.index, e.whole(sub_keys))
-        target = e.nth(panel, sub_panel, tiling.sub_panel)
+        target = e.nth(panel, sub_panel, panel_bytes)
         target = e.nth(target, column, word)
 
         def square(place: Value, elements: int) -> None:
@@ -115,7 +150,7 @@ def _pack_keys(
             for number, vector in enumerate(_transposed(e, loaded)[:steps]):
                 e.store(vector, e.at(at, number * step_row))
 
-        _along(e, dim, lanes * (2 if tiling.pairs else 1), square)
+        along(e, dim, lanes * (2 if tiling.pairs else 1), square)
 
 
 def _pack_values(
@@ -137,13 +172,13 @@ def _pack_values(
             column = e.builder.add(e.builder.mul(step, vectors), column)
             at = e.nth(at, column, tiling.vector)
             offset = _times(e, place, stored.itemsize)
-            e.store(_words_across(e, tiling, [e.at(row, offset) for row in rows], elements), at)
+            e.store(words_across(e, tiling, [e.at(row, offset) for row in rows], elements), at)
 
-        _along(e, tiling.spec.key.value_dim, tiling.lanes, vector)
+        along(e, tiling.spec.key.value_dim, tiling.lanes, vector)
 
 
-def _words_across(e: Emitter, tiling: ForwardTiling, addresses: list[Value], elements: int) -> Value:
-    """A vector of one row's elements, or of pairs of two rows' elements."""
+def words_across(e: Emitter, tiling: KeyWords, addresses: list[Value], elements: int) -> Value:
+    """Return a vector of one row's elements, or of pairs of two rows' elements; so many, then zeros."""
     stored = tiling.spec.key.dtype
     if not tiling.pairs:
         return vector_of_row(e, addresses[0], stored, elements)
@@ -168,8 +203,8 @@ def _transposed(e: Emitter, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def _along(e: Emitter, length: int, step: int, body: Callable[[Value, int], None]) -> None:
-    """Emit the body for places 0, step, ... of a row, and once more for the shorter end."""
+def along(e: Emitter, length: int, step: int, body: Callable[[Value, int], None]) -> None:
+    """Emit the body for places 0, step, ... of a row (and elements held), once more for the shorter end."""
     whole = length - length % step
     if whole:
         with e.loop(0, whole, step) as loop:
@@ -178,9 +213,11 @@ def _along(e: Emitter, length: int, step: int, body: Callable[[Value, int], None
         body(e.whole(whole), length - whole)
 
 
-def _row_of_zeros(e: Emitter, tiling: ForwardTiling) -> Value:
-    """What stands for a row after the last."""
-    key = tiling.spec.key
+def row_of_zeros(e: Emitter, spec: KernelSpec) -> Value:
+    """Return the address of what stands for a row after the last."""
+    key, known = spec.key, e.module.globals.get("zeros")
+    if known is not None:
+        return e.at(known, 0)
     type_ = ir.ArrayType(I8, max(key.head_dim, key.value_dim) * key.dtype.itemsize)
     zeros = ir.GlobalVariable(e.module, type_, "zeros")
     zeros.linkage, zeros.global_constant, zeros.initializer = "internal", True, ir.Constant(type_, None)

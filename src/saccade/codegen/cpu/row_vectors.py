@@ -18,22 +18,23 @@ __all__ = ["first_lanes", "halves", "pairs_along", "rows_of_head", "vector_of_ro
 
 
 def rows_of_head(
-    e: Emitter, arguments: Arguments, tensor: str, b: Value, head: Value
+    e: Emitter, arguments: Arguments, tensor: str, b: Value, head: Value, axis: str = "k"
 ) -> Callable[[Value], Value]:
-    """Return what gives the address of a row of "key" or "value" from its key (int64).
+    """Return what gives the address of a row of a tensor from its key or query (int64).
 
     The one place that knows how rows of keys and values are reached.
 
     Args:
         e: The function.
         arguments: Its arguments.
-        tensor: Which of the two.
+        tensor: Which, such as "key".
         b: int64, the batch.
-        head: int64, the kv head.
+        head: int64, the kv head, or the query head.
+        axis: What its rows are: "k" keys, "q" queries.
     """
     begin = e.nth(arguments.pointer(tensor), b, arguments.get(f"{tensor}_b"))
     begin = e.nth(begin, head, arguments.get(f"{tensor}_h"))
-    stride = arguments.get(f"{tensor}_k")
+    stride = arguments.get(f"{tensor}_{axis}")
     return lambda key: e.nth(begin, key, stride)
 
 

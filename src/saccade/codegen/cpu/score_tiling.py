@@ -1,4 +1,4 @@
-"""What a tile of scores is in every kernel that attends: sizes of its rows, a thread's memory for it.
+"""What a tile of scores is in every kernel: sizes of its rows; and a thread's memory where values are summed.
 
 A tile is `rows` query rows by `keys` keys, in words: what one step of a product's sum takes of a row, an
 element of the precise type or a pair of bfloat16. Sizes are in bytes. How rows and columns are cut for
@@ -16,7 +16,7 @@ from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.spec import KernelSpec
 from saccade.ir.dtype import DType
 
-__all__ = ["RANGE", "VECTORS_AT_ONCE", "ScoreTiling", "ScratchLayout"]
+__all__ = ["RANGE", "VECTORS_AT_ONCE", "AttendTiling", "ScoreTiling", "ScratchLayout"]
 
 VECTORS_AT_ONCE = 1
 """Vectors that a turn of a row pass takes; more are no faster, and coarser ranges visit more hidden pairs."""
@@ -49,7 +49,7 @@ class ScratchLayout:
 
 @dataclass(frozen=True)
 class ScoreTiling(ABC):
-    """The sizes that a kernel is written with; all follow from its spec.
+    """The sizes of a tile of scores; all follow from the kernel's spec.
 
     Attributes:
         spec: What is written.
@@ -57,34 +57,14 @@ class ScoreTiling(ABC):
 
     spec: KernelSpec
 
-    def __post_init__(self) -> None:
-        assert self.keys % self.range_keys == 0, f"keys={self.keys} is no multiple of {self.range_keys}"
-        dropout = self.spec.key.dropout
-        assert not (dropout and self.keys % KEYS), f"keys={self.keys}, dropout decides for {KEYS}"
-
     @property
     @abstractmethod
     def block_rows(self) -> int:
         """Rows that share a range of visible columns."""
 
     @property
-    @abstractmethod
-    def chunk_rows(self) -> int:
-        """Rows whose scores are in memory at a time."""
-
-    @property
-    @abstractmethod
-    def query_row(self) -> int:
-        """Bytes of a query row as words."""
-
-    @property
-    @abstractmethod
-    def value_vectors(self) -> int:
-        """Vectors of a row of the accumulator."""
-
-    @property
     def rows(self) -> int:
-        """Rows of an item, those of padding included."""
+        """Query rows of a tile, those of padding included."""
         return self.spec.rows
 
     @property
@@ -114,13 +94,8 @@ class ScoreTiling(ABC):
 
     @property
     def pairs(self) -> bool:
-        """Whether a word is a pair of bfloat16."""
+        """Whether a word is a pair of bfloat16, of neighbours along the sum."""
         return self.spec.isa.bf16_dot and self.spec.key.dtype is DType.BFLOAT16
-
-    @property
-    def step_keys(self) -> int:
-        """Keys that one step of the product with the values takes."""
-        return 2 if self.pairs else 1
 
     @property
     def visible_row(self) -> int:
@@ -131,6 +106,36 @@ class ScoreTiling(ABC):
     def score_row(self) -> int:
         """Bytes of a row of scores, and of the weights that replace them."""
         return self.keys * self.word
+
+
+@dataclass(frozen=True)
+class AttendTiling(ScoreTiling):
+    """The sizes of kernels that sum values, with an accumulator and a softmax that goes along."""
+
+    def __post_init__(self) -> None:
+        assert self.keys % self.range_keys == 0, f"keys={self.keys} is no multiple of {self.range_keys}"
+        dropout = self.spec.key.dropout
+        assert not (dropout and self.keys % KEYS), f"keys={self.keys}, dropout decides for {KEYS}"
+
+    @property
+    @abstractmethod
+    def chunk_rows(self) -> int:
+        """Rows whose scores are in memory at a time."""
+
+    @property
+    @abstractmethod
+    def query_row(self) -> int:
+        """Bytes of a query row as words."""
+
+    @property
+    @abstractmethod
+    def value_vectors(self) -> int:
+        """Vectors of a row of the accumulator."""
+
+    @property
+    def step_keys(self) -> int:
+        """Keys that one step of the product with the values takes."""
+        return 2 if self.pairs else 1
 
     @property
     def acc_row(self) -> int:

@@ -24,6 +24,7 @@ class KernelKind(Enum):
 
     FORWARD = "tiles of queries against packed keys"
     DECODE = "few query rows against keys read in place, split over threads"
+    BACKWARD = "gradients: tiles of keys against what sees them, in chunks that the problem fixes"
 
     __hash__ = object.__hash__  # as in DType: members are singletons
 
@@ -36,11 +37,13 @@ class KernelSpec:
     Attributes:
         kind: Which kernel.
         key: The problem's part in it; `key.target` names the instruction set.
-        rows: Query rows of a tile: in FORWARD of one head, in DECODE the packed rows of a head group.
+        rows: Query rows of a tile: in FORWARD and BACKWARD of one head, in DECODE the packed rows of a head
+            group.
         keys: Keys of a tile.
         score: What is proven of the score program; None without one.
         mask: What is proven of the block mask's program; None without one.
         mask_mod: What is proven of the mask_mod; None without one.
+        score_gradient: BACKWARD: what is proven of the score program's `derivative`; None without one.
     """
 
     kind: KernelKind
@@ -50,6 +53,7 @@ class KernelSpec:
     score: ProgramFacts | None = None
     mask: ProgramFacts | None = None
     mask_mod: ProgramFacts | None = None
+    score_gradient: ProgramFacts | None = None
 
     @property
     def isa(self) -> Isa:
@@ -75,7 +79,13 @@ class KernelSource:
         panel_keys: FORWARD: keys of a packed panel.
         key_panel_bytes: FORWARD: bytes of a panel of keys.
         value_panel_bytes: FORWARD: bytes of a panel of values.
-        partial_bytes: DECODE: bytes of the partial result of one item, a multiple of 64.
+        partial_bytes: DECODE: bytes of the partial result of one item, a multiple of 64; BACKWARD: of a row.
+        query_row_bytes: BACKWARD: bytes of a row of packed queries.
+        grad_row_bytes: BACKWARD: bytes of a row of the output's packed gradient.
+        query_word_bytes: BACKWARD: bytes of a row of queries as words; 0 where packed ones serve.
+        grad_word_bytes: BACKWARD: bytes of a row of the output's gradient as words, likewise.
+        padding_rows: BACKWARD: rows after the last of each head, in packed rows, row tables and partials;
+            in all but partials after as many as are even.
     """
 
     text: str
@@ -86,3 +96,8 @@ class KernelSource:
     key_panel_bytes: int = 0
     value_panel_bytes: int = 0
     partial_bytes: int = 0
+    query_row_bytes: int = 0
+    grad_row_bytes: int = 0
+    query_word_bytes: int = 0
+    grad_word_bytes: int = 0
+    padding_rows: int = 0

@@ -55,8 +55,10 @@ class TileProduct:
         c: Value,
         steps: Value | int,
         factors: Value | None = None,
+        *,
+        adds: bool = False,
     ) -> None:
-        """Emit C := A·B, or C := diag(factors)·C + A·B.
+        """Emit C := A·B, or C := diag(factors)·C + A·B, or C := C + A·B.
 
         Args:
             e: The function.
@@ -65,9 +67,10 @@ class TileProduct:
             c: Address of C.
             steps: Of the sum; a value must be a multiple of `unroll`.
             factors: Address of a number of the precise type for each row.
+            adds: Whether C is added to.
         """
         start = [
-            self._scaled(e, c, factors, row, column)
+            self._start(e, c, factors, adds, row, column)
             for row in range(self.rows)
             for column in range(self.vectors)
         ]
@@ -85,7 +88,9 @@ class TileProduct:
         for place, total in enumerate(sums):
             e.store(total, self._place(e, c, *divmod(place, self.vectors)))
 
-    def _scaled(self, e: Emitter, c: Value, factors: Value | None, row: int, column: int) -> Value:
+    def _start(self, e: Emitter, c: Value, factors: Value | None, adds: bool, row: int, column: int) -> Value:
+        if adds:
+            return e.load_vector(self._place(e, c, row, column))
         if factors is None:
             return e.splat(e.real(0.0))
         factor = e.load(e.at(factors, row * self._element_bytes(e)), e.precise_type)

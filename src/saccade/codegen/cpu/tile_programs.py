@@ -15,10 +15,11 @@ from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import Which, programs
 from saccade.codegen.cpu.emitter import Emitter, Value
 from saccade.codegen.cpu.program.code import ProgramCode
+from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.poison import report_poison
 from saccade.codegen.cpu.rows import OnVector
-from saccade.codegen.cpu.spec import KernelSpec
+from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 
 __all__ = ["PairPlaces", "TilePrograms"]
 
@@ -59,7 +60,15 @@ class TilePrograms:
     ) -> None:
         self._e = e
         self._arguments = arguments
-        facts = {Which.MASK: spec.mask, Which.MASK_MOD: spec.mask_mod, Which.SCORE: spec.score}
+        facts = {
+            Which.MASK: spec.mask,
+            Which.MASK_MOD: spec.mask_mod,
+            Which.SCORE: spec.score,
+            Which.SCORE_GRADIENT: spec.score_gradient,
+        }
+        structures = programs(spec.key)
+        if spec.kind is KernelKind.BACKWARD and Which.SCORE in structures:
+            structures[Which.SCORE_GRADIENT] = derivative(structures[Which.SCORE])
         self._codes = {
             which: ProgramCode(
                 e,
@@ -71,7 +80,7 @@ class TilePrograms:
                 keys=spec.keys,
                 row_variables=row_variables,
             )
-            for which, structure in programs(spec.key).items()
+            for which, structure in structures.items()
         }
         self._tables: Mapping[str, Value] = {}
 
@@ -109,14 +118,24 @@ class TilePrograms:
             rows: int64, how many rows there are.
             indices: As `ProgramCode.fill_rows` asks for.
         """
+        self.begin_head(memory, variables)
+        self.begin_rows(rows, indices)
+
+    def begin_head(self, memory: Mapping[str, Value], variables: Mapping[str, Value]) -> None:
+        """Evaluate what depends neither on the row nor on the key; see `begin_item`."""
         self._tables = memory
-        for which, code in self._codes.items():
+        for code in self._codes.values():
             code.begin_item(variables)
-            code.fill_rows(memory[f"{which.name} rows"], rows, indices)
+
+    def begin_rows(self, rows: Value, indices: Callable[[Value], dict[str, Value]]) -> None:
+        """Evaluate what depends on the row alone; see `begin_item`."""
+        for which, code in self._codes.items():
+            code.fill_rows(self._tables[f"{which.name} rows"], rows, indices)
 
     def begin_tile(self, first_key: Value, plain: Value | None = None) -> None:
         """Evaluate what depends on the key alone, for a key tile; masks not where it is `plain` (BOOL)."""
         self._fill_columns(Which.SCORE, first_key)
+        self._fill_columns(Which.SCORE_GRADIENT, first_key)
         if any(which in self._codes for which in _MASKS):
             if plain is None:
                 self._fill_masks(first_key)
@@ -171,6 +190,20 @@ class TilePrograms:
             return result.value
 
         return changed
+
+    def gradient_of_row(
+        self, places: PairPlaces, row: Value
+    ) -> Callable[[Value, Value, Value, Value | None], Value]:
+        """Return what turns scores, and gradients of what they became, into gradients of the scores."""
+        code = self._codes[Which.SCORE_GRADIENT]
+        table_row = code.row(places.row(row))
+
+        def passed(score: Value, grad: Value, column: Value, lanes: Value | None) -> Value:
+            result = code.pair(table_row, column, places.first_key, score=score, inside=lanes, grad=grad)
+            self._report(Which.SCORE_GRADIENT, result.poison, places, row, column)
+            return result.value
+
+        return passed
 
     def _report(
         self, which: Which, poison: Value | None, places: PairPlaces, row: Value, column: Value

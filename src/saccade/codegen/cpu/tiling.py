@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import final
 
 from saccade.codegen.cpu.isa import Isa
-from saccade.codegen.cpu.score_tiling import ScoreTiling
+from saccade.codegen.cpu.score_tiling import AttendTiling
 
 __all__ = ["TILE_SHAPE", "ForwardTiling", "RegisterTile"]
 
@@ -54,7 +54,7 @@ class RegisterTile:
 
 @final
 @dataclass(frozen=True)
-class ForwardTiling(ScoreTiling):
+class ForwardTiling(AttendTiling):
     """The sizes that one forward kernel is written with."""
 
     def __post_init__(self) -> None:

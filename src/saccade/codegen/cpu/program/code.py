@@ -156,6 +156,7 @@ class ProgramCode:
         first_key: Value,
         score: Value | None = None,
         inside: Value | None = None,
+        grad: Value | None = None,
     ) -> Evaluated:
         """Evaluate the program for a vector of pairs: one row, consecutive keys.
 
@@ -166,6 +167,7 @@ class ProgramCode:
             score: A vector of the precise type; read by score programs.
             inside: The lanes that are asked about, whose keys are all in range; None: every lane. Others have
                 any value, touch no memory outside a tensor and are never poison.
+            grad: A vector of the precise type, the gradient of the score mod's result; read by derivatives.
 
         Returns:
             Vectors: BOOL of a mask, the precise type of a score.
@@ -175,6 +177,10 @@ class ProgramCode:
         given: dict[Expr, Evaluated] = {}
         if score is not None:
             given[var("score", e.precise)] = Evaluated(score)
+        if grad is not None:
+            # Of the type that the score mod's result has.
+            for dtype in (DType.FLOAT32, DType.FLOAT64):
+                given[var("grad", dtype)] = Evaluated(_as_float(e, grad, dtype))
         values = ChainMap(given, columns, {**row.values}, self._items)
         first = e.builder.add(first_key, column)
         result = evaluate(Place(self._program, values, first, inside), self._program.root)
@@ -192,8 +198,13 @@ class ProgramCode:
 
     def _precise(self, value: Value) -> Value:
         e = self._emitter
-        element = element_of(value)
-        if element not in (F32, F64) or element == e.precise_type:
-            return value
-        change = e.builder.fpext if e.precise is DType.FLOAT64 else e.builder.fptrunc
-        return change(value, like(value, e.precise_type))
+        return _as_float(e, value, e.precise) if element_of(value) in (F32, F64) else value
+
+
+def _as_float(e: Emitter, value: Value, dtype: DType) -> Value:
+    """A floating value as FLOAT32 or FLOAT64."""
+    element = e.scalar_type(dtype)
+    if element_of(value) == element:
+        return value
+    change = e.builder.fpext if dtype is DType.FLOAT64 else e.builder.fptrunc
+    return change(value, like(value, element))

@@ -67,7 +67,7 @@ class Split:
 
     def level(self, node: Expr) -> Level:
         """Return the outermost level that knows the variables a node reads."""
-        if node.reads & READS["score"]:
+        if node.depends_on("score", "grad"):
             return Level.PAIR
         row = Level.ROW if node.reads & self._row_bits else Level.ITEM
         return row | (Level.COLUMN if node.reads & READS["kv_idx"] else Level.ITEM)
