@@ -15,7 +15,7 @@ from typing import final
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
 
-__all__ = ["AttentionProblem", "BlockFacts", "HeadGroups", "KernelKey", "ModFacts", "Outputs"]
+__all__ = ["AttentionProblem", "BlockFacts", "HeadGroups", "KernelKey", "ModFacts", "Outputs", "Wanted"]
 
 
 @final
@@ -26,6 +26,31 @@ class Outputs:
     lse: bool = False  # [B, Hq, Q] natural log of the softmax denominator
     max_scores: bool = False  # [B, Hq, Q] largest score of a row, after score_mod and mask
     weights: bool = False  # [B, Hq, Q, K] what multiplies the values
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients a backward pass computes; no work is done for the others.
+
+    Attributes:
+        query: Of query.
+        key: Of key.
+        value: Of value.
+        sinks: Of sinks.
+        captures: Of each captured tensor of the score program, by slot; () for none of them.
+    """
+
+    query: bool = False
+    key: bool = False
+    value: bool = False
+    sinks: bool = False
+    captures: tuple[bool, ...] = ()
+
+    @property
+    def of_scores(self) -> bool:
+        """Whether something wants the gradients of scores."""
+        return self.query or self.key or any(self.captures)
 
 
 @final
@@ -99,11 +124,11 @@ class KernelKey:
         score: The score program's structure; None where the score is unchanged.
         mask: The structure that decides PARTIAL blocks; None without a block mask.
         mask_mod: The structure of a mask that must hold beside the block mask; None without one.
-        captures_need_grad: For each capture of the score program, whether the backward computes its gradient.
-        outputs: What is returned beside the output.
+        outputs: What is returned beside the output; in a backward, of what there are gradients.
         sinks: Whether a sink joins the denominator.
         dropout: Whether weights are dropped.
         small_indices: Whether every index value of the programs fits 32 bits.
+        wanted: Which gradients are computed; None in code that attends.
     """
 
     target: str
@@ -114,11 +139,11 @@ class KernelKey:
     score: Structure | None
     mask: Structure | None
     mask_mod: Structure | None
-    captures_need_grad: tuple[bool, ...]
     outputs: Outputs
     sinks: bool
     dropout: bool
     small_indices: bool
+    wanted: Wanted | None = None
 
 
 @final
@@ -214,7 +239,6 @@ class AttentionProblem:
             score=None if score is None else score.structure,
             mask=None if block_mask is None else block_mask.mod.structure,
             mask_mod=None if mask_mod is None else mask_mod.structure,
-            captures_need_grad=() if score is None else score.capture_grads,
             outputs=self.outputs,
             sinks=self.sinks is not None,
             dropout=self.dropout_p > 0.0,

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from saccade.block_mask import BlockMask
 from saccade.ir.program import Program
-from saccade.problem import AttentionProblem
+from saccade.problem import AttentionProblem, Wanted
 from saccade.schedule import Schedule
 from saccade.signatures import MaskMod, ScoreMod
 
-__all__ = ["Backend", "Kernel", "Operands", "Results"]
+__all__ = ["Backend", "BackwardKernel", "Gradients", "Kernel", "Operands", "Results"]
 
 
 @final
@@ -74,11 +74,54 @@ class Results:
     weights: Tensor | None = None
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of a call's operands, each of its operand's shape and dtype; None for what was not wanted.
+
+    Attributes:
+        query: Its dimensions in memory ordered like the query's.
+        key: Contiguous, and so are all that follow.
+        value: See there.
+        sinks: See there.
+        captures: Of the captured tensors of the score program, by slot; () where none is wanted.
+    """
+
+    query: Tensor | None = None
+    key: Tensor | None = None
+    value: Tensor | None = None
+    sinks: Tensor | None = None
+    captures: tuple[Tensor | None, ...] = ()
+
+
 class Kernel(Protocol):
     """A compiled problem: it takes any operands of which the problem's facts are true."""
 
     def __call__(self, operands: Operands) -> Results:
         """Compute attention."""
+        ...
+
+
+class BackwardKernel(Protocol):
+    """What differentiates the calls of a problem whose kernel computes no gradients by itself."""
+
+    def __call__(
+        self,
+        operands: Operands,
+        results: Results,
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        wanted: Wanted,
+    ) -> Gradients:
+        """Compute gradients.
+
+        Args:
+            operands: Those of the forward, the seed of dropout included.
+            results: What it gave, lse among it.
+            grad_out: Gradient of the output, `[B, Hq, Q, Dv]`; None where it is 0.
+            grad_lse: Gradient of lse, `[B, Hq, Q]`; None where it is 0.
+            wanted: Which gradients.
+        """
         ...
 
 
@@ -120,3 +163,11 @@ class Backend(ABC):
     @abstractmethod
     def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
         """Return a callable for a problem it has no reason to refuse."""
+
+    def compile_backward(self, problem: AttentionProblem, schedule: Schedule) -> BackwardKernel | None:
+        """Return what computes the gradients of the problem's calls.
+
+        For callers that keep the two apart, as torch's compilers do. None, the default: kernels are made of
+        torch's operations, which differentiate themselves.
+        """
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,10 @@ class TestReasons:
         ("change", "reason"),
         [
             ({"device": "cuda"}, "it runs on cpu devices, and the tensors are on cuda"),
-            ({"needs_grad": True}, "it has no backward yet, and a gradient is wanted"),
+            (
+                {"needs_tangent": True},
+                "it has no forward-mode derivative, and a tangent travels with an input",
+            ),
             ({"outputs": Outputs(weights=True)}, "it never forms the weights"),
             ({"head_dim": 513}, "its kernels have head dimensions from 1 to 512, got D=513 and Dv=64"),
             ({"kv_len": 2**31}, "it counts queries and keys to 2147483647, got Q=512 and K=2147483648"),
@@ -57,6 +61,21 @@ class TestReasons:
             f"it compiles programs of at most {nodes - 1} operations, and the score_mod has {nodes}"
         ]
 
+    def test_a_gradient_that_llvm_takes_too_long_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bias = torch.ones(8)
+        program = trace(lambda score, b, h, q_idx, kv_idx: torch.tanh(score * bias[h]) ** 3)
+        score = ModFacts(program.structure, program.numbers, ((8,),), (False,))
+        plain, learned = replace(PLAIN, score=score), replace(score, capture_grads=(True,))
+        own = sum(1 for _ in walk(lower(program.structure.root)))
+        monkeypatch.setattr(backend, "_MOST_NODES", own)
+        assert CpuBackend().unsupported_reasons(plain) == []
+        (reason,) = CpuBackend().unsupported_reasons(replace(plain, needs_grad=True))
+        (more,) = CpuBackend().unsupported_reasons(replace(plain, needs_grad=True, score=learned))
+        told = r"it compiles programs of at most \d+ operations, and the gradient of the score_mod has (\d+)"
+        found = [re.fullmatch(told, each) for each in (reason, more)]
+        of_score, of_both = (int(match[1]) for match in found)
+        assert own < of_score < of_both
+
     def test_a_processor_without_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backend, "this_host", lambda: replace(this_host(), isas=()))
         (reason,) = CpuBackend().unsupported_reasons(PLAIN)
@@ -76,10 +95,8 @@ class TestAuto:
     def test_it_is_last_elsewhere(self) -> None:
         assert candidates("cuda")[-1] == candidates("meta")[-1] == "cpu"
 
-    def test_a_gradient_goes_elsewhere(self) -> None:
-        chosen = plan(replace(PLAIN, needs_grad=True))
-        assert chosen.backend == "sdpa"
-        assert chosen.refusals["cpu"] == ("it has no backward yet, and a gradient is wanted",)
+    def test_a_gradient_stays_here(self) -> None:
+        assert plan(replace(PLAIN, needs_grad=True)).backend == "cpu"
 
     def test_processors_with_matrix_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = replace(PLAIN, dtype=DType.BFLOAT16)
@@ -165,7 +182,7 @@ class TestChoice:
 
     def test_gradients_of_captures_change_no_forward_kernel(self) -> None:
         score = replace(WINDOW, capture_grads=(True,))
-        assert key_of(replace(PLAIN, score=score), "avx2").captures_need_grad == ()
+        assert key_of(replace(PLAIN, score=score), "avx2") == key_of(replace(PLAIN, score=WINDOW), "avx2")
 
 
 class TestNoPairs:

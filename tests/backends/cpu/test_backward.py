@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -11,24 +16,35 @@ import oracle
 from saccade import AuxRequest, create_block_mask
 from saccade.analysis.runs import BlockKind
 from saccade.attention.request import Arguments, read_request
+from saccade.backends.base import Gradients
 from saccade.backends.cpu import CpuBackend
-from saccade.backends.cpu.backward import CpuBackward, Gradients
+from saccade.backends.cpu.backward import CpuBackward
 from saccade.backends.cpu.backward_work import backward_work, whole_backward
 from saccade.backends.cpu.work import Extent
 from saccade.errors import IndexOutOfRangeError
 from saccade.ir.dropout import keep_mask, keep_rate
 from saccade.masks import causal, document, sliding_window
+from saccade.problem import Wanted
 from saccade.runtime.host import host_isa
 from saccade.schedule import Schedule
 from saccade.scores import alibi, softcap
 
+NAMES = ("query", "key", "value", "sinks")
+EVERYTHING = Wanted(query=True, key=True, value=True)
 
-def gradients(*tensors: Tensor, grad_out: Tensor, grad_lse: Tensor | None = None, **arguments) -> Gradients:
-    wanted = AuxRequest(lse=True)
-    request = read_request(Arguments(*tensors, enable_gqa=True, return_aux=wanted, **arguments))
+
+def differentiated(*tensors: Tensor, **arguments) -> Callable[..., Gradients]:
+    """A call's gradients as a function of those of its results, and of what is wanted."""
+    asked = AuxRequest(lse=True)
+    request = read_request(Arguments(*tensors, enable_gqa=True, return_aux=asked, **arguments))
     operands = request.drawn()
     results = CpuBackend().compile(request.problem, Schedule())(operands)
-    return CpuBackward(request.problem, host_isa())(operands, results, grad_out, grad_lse)
+    return partial(CpuBackward(request.problem, host_isa()), operands, results)
+
+
+def gradients(*tensors: Tensor, grad_out: Tensor, grad_lse: Tensor | None = None, **arguments) -> Gradients:
+    wanted = replace(EVERYTHING, sinks="sinks" in arguments)
+    return differentiated(*tensors, **arguments)(grad_out, grad_lse, wanted)
 
 
 def draw(*shape: int) -> Tensor:
@@ -41,8 +57,7 @@ def check(found: Gradients, tensors: list[Tensor], grad_out: Tensor, grad_lse: T
     loss = (reference.out * grad_out).sum()
     if grad_lse is not None:
         loss = loss + (reference.lse * grad_lse).sum()
-    names = ["query", "key", "value", "sinks"][: len(leaves)]
-    for name, exact in zip(names, torch.autograd.grad(loss, leaves), strict=True):
+    for name, exact in zip(NAMES[: len(leaves)], torch.autograd.grad(loss, leaves), strict=True):
         torch.testing.assert_close(getattr(found, name).double(), exact, rtol=1e-5, atol=1e-4, msg=name)
 
 
@@ -83,10 +98,46 @@ def test_dropout():
     request = read_request(Arguments(*tensors, dropout_p=p, return_aux=AuxRequest(lse=True)))
     operands = request.drawn()
     results = CpuBackend().compile(request.problem, Schedule())(operands)
-    found = CpuBackward(request.problem, host_isa())(operands, results, grad_out)
+    found = CpuBackward(request.problem, host_isa())(operands, results, grad_out, None, EVERYTHING)
     b_h, rows = np.arange(2).reshape(1, 2, 1, 1), np.arange(60)[:, None]
     keep = torch.from_numpy(keep_mask(int(operands.dropout_seed), p, b_h, rows, np.arange(300)))
     check(found, tensors, grad_out, None, keep=keep, keep_rate=keep_rate(p))
+
+
+def all_wanted() -> list[Wanted]:
+    return [Wanted(*flags) for flags in product([False, True], repeat=len(NAMES))]
+
+
+@pytest.mark.parametrize("with_lse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_wanted_does_not_depend_on_the_rest(dtype, with_lse):
+    shapes = [(2, 4, 90, 16), (1, 2, 150, 16), (1, 2, 150, 24), (4,)]
+    query, key, value, sinks = (draw(*shape).to(dtype) for shape in shapes)
+    given = {"mask_mod": sliding_window(70), "score_mod": softcap(3.0), "sinks": sinks, "dropout_p": 0.25}
+    differentiate = differentiated(query, key, value, **given)
+    grads = draw(2, 4, 90, 24).to(dtype), draw(2, 4, 90) if with_lse else None
+    full = differentiate(*grads, Wanted(*[True] * len(NAMES)))
+    assert full.sinks.dtype == dtype
+    for wanted in all_wanted():
+        found = differentiate(*grads, wanted)
+        for name in NAMES:
+            if getattr(wanted, name):
+                assert torch.equal(getattr(found, name), getattr(full, name)), (name, wanted)
+            else:
+                assert getattr(found, name) is None, (name, wanted)
+
+
+def test_without_a_gradient_of_the_output_only_that_of_lse_counts():
+    tensors = [draw(1, 2, 40, 16), draw(1, 2, 50, 16), draw(1, 2, 50, 8), draw(2)]
+    differentiate = differentiated(*tensors[:3], sinks=tensors[3])
+    grad_lse = draw(1, 2, 40)
+    for wanted in all_wanted():
+        found = differentiate(None, grad_lse, wanted)
+        exact = differentiate(torch.zeros(1, 2, 40, 8), grad_lse, wanted)
+        for name in NAMES:
+            if getattr(wanted, name):
+                assert torch.equal(getattr(found, name), getattr(exact, name))
+        assert found.value is None or found.value.eq(0).all()
 
 
 @pytest.mark.parametrize("mask", [None, causal, sliding_window(100)], ids=str)
@@ -144,3 +195,6 @@ def test_poison_of_a_gradient_is_the_users_error_where_it_is_visible(shown):
     else:
         with pytest.raises(IndexOutOfRangeError, match=r"50 entries in dimension 0, got index 50"):
             gradients(*tensors, grad_out=draw(1, 1, 20, 8), **mods)
+        # Gradients of values ask for no derivative of the score.
+        found = differentiated(*tensors, **mods)(draw(1, 1, 20, 8), None, Wanted(value=True))
+        assert found.value.isfinite().all()

@@ -32,6 +32,7 @@ from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.program import Program
+from saccade.problem import Wanted
 from saccade.runtime import team
 from saccade.runtime.llvm import CompiledKernel, Target, compile_kernel, host_triple
 
@@ -45,6 +46,7 @@ class Backward:
         grad_out: The gradient of its output.
         grad_lse: The gradient of its lse; no part of the code without one.
         tile: Rows and keys of a tile; the recommended ones unless given.
+        wanted: Which gradients; all unless given.
         ranges: Into how many chunks the keys of a head are cut, if there are so many tiles.
         place: Where gradients are put: from a tensor to one of its shape.
     """
@@ -53,15 +55,18 @@ class Backward:
     grad_out: Tensor
     grad_lse: Tensor | None = None
     tile: tuple[int, int] | None = None
+    wanted: Wanted | None = None
     ranges: int = 4
     place: Callable[[Tensor], Tensor] = torch.clone
 
     @property
     def spec(self) -> KernelSpec:
         forward = self.forward.spec
-        key = replace(forward.key, outputs=replace(forward.key.outputs, lse=self.grad_lse is not None))
+        wanted = self.wanted or Wanted(True, True, True, sinks=self.forward.sinks is not None)
+        outputs = replace(forward.key.outputs, lse=self.grad_lse is not None)
+        key = replace(forward.key, outputs=outputs, wanted=wanted)
         gradient = None
-        if self.forward.score_mod is not None:
+        if self.forward.score_mod is not None and wanted.of_scores:
             program = self.forward.score_mod
             structure = derivative(program.structure)
             gradient = self.forward.facts(Program(structure, program.captures, program.numbers))
@@ -77,7 +82,7 @@ class Backward:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What a call gives; those of query, key, value and sinks."""
+    """What a call gives; those of query, key, value and sinks, and 7 where nothing was written."""
 
     query: Tensor
     key: Tensor
@@ -108,15 +113,10 @@ def prepared(call: Backward, result: Result) -> Callable[[], Gradients]:
     items, item_offsets, partial_rows = _chunks(call, runs, source.padding_rows)
     q_tiles, threads = -(-q_len // spec.rows), team.thread_count()
     rows = batch * q_heads * (q_len + q_len % 2 + source.padding_rows)
-    word, precise = spec.precise.itemsize, result.lse.dtype
+    precise = result.lse.dtype
     sinks = torch.zeros(q_heads) if forward.sinks is None else forward.sinks
     memory = {
-        "packed_queries": aligned(rows * source.query_row_bytes),
-        "packed_grads": aligned(rows * source.grad_row_bytes),
-        "query_words": aligned(rows * source.query_word_bytes),
-        "grad_words": aligned(rows * source.grad_word_bytes),
-        "row_lse": aligned(rows * word),
-        "row_delta": aligned(rows * word),
+        **{name: aligned(rows * size) for name, size in source.row_bytes.items()},
         "partials": aligned(partial_rows * source.partial_bytes),
         "scratch": aligned(threads * source.scratch_bytes),
         "lse": result.lse,

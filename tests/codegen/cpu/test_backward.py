@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from saccade.ir.dropout import keep_mask, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.structure import ModKind
 from saccade.masks import causal, sliding_window
+from saccade.problem import Wanted
 from saccade.runtime.elf import undefined_symbols
 from saccade.runtime.llvm import Target, emit_object
 from saccade.scores import alibi, softcap
@@ -354,6 +357,64 @@ def test_objects_of_every_instruction_set_import_nothing(isa, dtype):
     target, source = ISAS[isa], emit(rich_call(isa, dtype).spec)
     code = emit_object(source.text, Target(TRIPLES[target.arch], target.cpu, target.features))
     assert undefined_symbols(code) == set()
+
+
+def all_wanted() -> list[Wanted]:
+    return [Wanted(*flags) for flags in product([False, True], repeat=4) if any(flags)]
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512_bf16"])
+@pytest.mark.parametrize("wanted", all_wanted(), ids=str)
+def test_nothing_is_emitted_for_gradients_nobody_wants(wanted, isa):
+    call = replace(rich_call(isa, torch.bfloat16), wanted=wanted)
+    source, has_weights = emit(call.spec), wanted.of_scores or wanted.value
+    expected = {"pack": True, "sinks": wanted.sinks, "attend": has_weights, "merge": wanted.query}
+    assert source.entries == tuple(entry for entry, is_there in expected.items() if is_there)
+    for entry, is_there in expected.items():
+        assert (f'define void @"{entry}"' in source.text) == is_there
+    products = [has_weights, wanted.of_scores, wanted.value, wanted.key, wanted.query]
+    assert source.text.count('call void @"product') == sum(products)
+    pairs = ISAS[isa].bf16_dot
+    rows = {
+        "packed_queries": wanted.key or (has_weights and not pairs),
+        "packed_grads": wanted.value or (wanted.of_scores and not pairs),
+        "query_words": has_weights and pairs,
+        "grad_words": wanted.of_scores and pairs,
+        "row_lse": True,
+        "row_delta": wanted.of_scores or wanted.sinks,
+    }
+    assert {name: size > 0 for name, size in source.row_bytes.items()} == rows
+    assert (source.partial_bytes > 0) == wanted.query
+    assert (source.scratch_bytes > 0) == has_weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_gradient_alone_reads_nothing_that_is_not_made(dtype):
+    query, key, value = tensors((1, 1, 4, 2, 70, 100, 16, 24), dtype)
+    sinks, generator = torch.tensor([0.5, -math.inf, 30.0, -20.0]), torch.Generator().manual_seed(1)
+    blocks = block_mask(causal, query, key)
+    call = Forward(query, key, value, isa=BEST, block_mask=blocks, sinks=sinks)
+    grad_out = torch.randn((1, 4, 70, 24), generator=generator).to(dtype)
+    result, names = run_forward(call), ("query", "key", "value", "sinks")
+    full = prepared(Backward(call, grad_out), result)()
+    for wanted in names:
+        found = prepared(Backward(call, grad_out, wanted=Wanted(**{wanted: True})), result)()
+        for name in names:
+            whole = getattr(full, name)
+            expected = whole if name == wanted else torch.full_like(whole, 7.0)
+            assert torch.equal(getattr(found, name), expected), f"{name}, where {wanted} is wanted"
+
+
+def test_scratch_memory_holds_what_is_wanted():
+    call = rich_call(BEST, torch.float32)
+
+    def size(*names: str) -> int:
+        return emit(replace(call, wanted=Wanted(**dict.fromkeys(names, True))).spec).scratch_bytes
+
+    everything = size("query", "key", "value")
+    for name in ("query", "key", "value"):
+        assert size(name) < everything
+    assert size("value", "sinks") == size("value")
 
 
 def test_text_is_a_function_of_the_spec():

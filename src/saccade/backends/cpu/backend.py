@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from functools import lru_cache
 from typing import final
 
-from saccade.backends.base import Backend, Kernel
+from saccade.backends.base import Backend, BackwardKernel, Kernel
+from saccade.backends.cpu.backward import CpuBackward
 from saccade.backends.cpu.call import CpuKernel
-from saccade.backends.cpu.empty import EmptyKernel
+from saccade.backends.cpu.empty import EmptyBackward, EmptyKernel
 from saccade.backends.cpu.specialise import choose, mods_of
+from saccade.backends.differentiation import DifferentiableKernel
 from saccade.backends.sdpa import SdpaBackend
 from saccade.codegen.cpu.arguments import Which
+from saccade.codegen.cpu.program.contributions import contributions, roots_of
+from saccade.codegen.cpu.program.derivative import derivative
 from saccade.ir.dtype import DType
 from saccade.ir.expr import walk
 from saccade.ir.rewrite import lower
@@ -46,8 +51,8 @@ class CpuBackend(Backend):
         reasons = []
         if not this_host().isas:
             reasons.append(f"it has no kernels for this processor's architecture, {platform.machine()}")
-        if problem.needs_grad:
-            reasons.append("it has no backward yet, and a gradient is wanted")
+        if problem.needs_tangent:
+            reasons.append("it has no forward-mode derivative, and a tangent travels with an input")
         if problem.outputs.weights:
             reasons.append("it never forms the weights")
         if not (1 <= problem.head_dim <= _MOST_DIM and 1 <= problem.value_dim <= _MOST_DIM):
@@ -65,6 +70,13 @@ class CpuBackend(Backend):
                 reasons.append(
                     f"it compiles programs of at most {_MOST_NODES} operations, "
                     f"and {_NAMES[which]} has {nodes}"
+                )
+        if problem.score is not None and problem.needs_grad:
+            nodes = _gradient_node_count(problem.score.structure, problem.score.capture_grads)
+            if nodes > _MOST_NODES:
+                reasons.append(
+                    f"it compiles programs of at most {_MOST_NODES} operations, "
+                    f"and the gradient of the score_mod has {nodes}"
                 )
         return reasons
 
@@ -84,6 +96,10 @@ class CpuBackend(Backend):
         """Return the problem made ready; machine code is made at the first call that needs it."""
         return _made_ready(problem, schedule, host_isa())
 
+    def compile_backward(self, problem: AttentionProblem, schedule: Schedule) -> BackwardKernel:
+        """Return what differentiates the problem's calls; machine code is made as for `compile`."""
+        return _backward_made_ready(_attending(problem), host_isa())
+
 
 @lru_cache(maxsize=1024)
 def _node_count(structure: Structure) -> int:
@@ -91,8 +107,29 @@ def _node_count(structure: Structure) -> int:
     return sum(1 for _ in walk(lower(structure.root)))
 
 
+@lru_cache(maxsize=1024)
+def _gradient_node_count(structure: Structure, wanted: tuple[bool, ...]) -> int:
+    """How many operations the gradients of a score and of what it reads have, each counted once."""
+    roots = roots_of(lower(derivative(structure).root), contributions(structure, wanted))
+    return sum(1 for _ in walk(*roots))
+
+
 @lru_cache(maxsize=256)
 def _made_ready(problem: AttentionProblem, schedule: Schedule, isa: str) -> Kernel:
+    if problem.needs_grad:
+        attending = _attending(problem)
+        kernel, backward = _made_ready(attending, schedule, isa), _backward_made_ready(attending, isa)
+        return DifferentiableKernel(kernel, backward, problem.outputs)
     if problem.scores == 0:
         return EmptyKernel(problem)
     return CpuKernel(problem, choose(problem, schedule, isa, this_host().cores))
+
+
+@lru_cache(maxsize=256)
+def _backward_made_ready(problem: AttentionProblem, isa: str) -> BackwardKernel:
+    return EmptyBackward(problem) if problem.scores == 0 else CpuBackward(problem, isa)
+
+
+def _attending(problem: AttentionProblem) -> AttentionProblem:
+    """The problem as kernels know it: where gradients are needed it wants lse, from which weights are."""
+    return replace(problem, needs_grad=False, outputs=replace(problem.outputs, lse=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.runtime.team import run_sliced, thread_count
 from saccade.runtime.workspace import ALIGNMENT, WORKSPACE
 
-__all__ = ["Launch", "Step"]
+__all__ = ["Costs", "Launch", "Step"]
+
+Costs: TypeAlias = npt.NDArray[np.float64]
+"""What the items up to each cost together."""
 
 _ALONE = 1e6  # multiply-adds that one thread finishes before another has woken up
 _STATE_BYTES = 64
@@ -28,13 +31,13 @@ class Step(NamedTuple):
         address: Of the entry.
         items: How many items it takes.
         multiply_adds: Their work, roughly.
-        cost: float64[items], what the items up to each cost together; None where all are alike.
+        cost: Of its items; None where all are alike.
     """
 
     address: int
     items: int
     multiply_adds: float
-    cost: npt.NDArray[np.float64] | None = None
+    cost: Costs | None = None
 
 
 @final

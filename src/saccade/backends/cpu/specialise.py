@@ -16,6 +16,7 @@ from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.philox import KEYS
+from saccade.codegen.cpu.program.contributions import Contribution, contributions
 from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.prover import prove
@@ -23,7 +24,7 @@ from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import TILE_SHAPE, RegisterTile
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
-from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs
+from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs, Wanted
 from saccade.schedule import Schedule
 
 __all__ = [
@@ -147,7 +148,7 @@ def _masks(problem: AttentionProblem) -> tuple[ModFacts | None, ModFacts | None]
 
 
 def key_of(problem: AttentionProblem, isa: str) -> KernelKey:
-    """Return the key of the problem's forward kernel; gradients of captures are no concern of it."""
+    """Return the key of the problem's forward kernel."""
     score, mask, mask_mod = problem.score, *_masks(problem)
     return _key(
         isa,
@@ -187,7 +188,6 @@ def _key(
         score=score,
         mask=mask,
         mask_mod=mask_mod,
-        captures_need_grad=(),
         outputs=outputs,
         sinks=sinks,
         dropout=dropout,
@@ -232,8 +232,9 @@ def specify_backward(
     dense: tuple[bool, ...],
     *,
     grad_lse: bool,
+    wanted: Wanted,
 ) -> KernelSpec:
-    """Return the specification of the kernel that computes the problem's gradients.
+    """Return the specification of the kernel that computes gradients of the problem.
 
     Args:
         problem: The problem.
@@ -241,19 +242,30 @@ def specify_backward(
         mods: Its programs, as `mods_of` gives them.
         dense: As for `specify`.
         grad_lse: Whether lse has a gradient.
+        wanted: Which gradients; at least one.
     """
-    key = replace(key_of(problem, isa), outputs=Outputs(lse=grad_lse))
+    if not any(wanted.captures):
+        wanted = replace(wanted, captures=())
+    # The values have no part in lse.
+    outputs = Outputs(lse=grad_lse and (wanted.of_scores or wanted.sinks))
+    key = replace(key_of(problem, isa), outputs=outputs, wanted=wanted)
     spec = specify(problem, Choice(KernelKind.BACKWARD, key, *backward_tile_shape(key)), mods, dense)
     score = mods.get(Which.SCORE)
-    if score is None:
+    if score is None or not wanted.of_scores:
         return spec
     changed = replace(score, structure=derivative(score.structure))
+    beside = contributions(score.structure, wanted.captures)
     # The score's captures are the last ones.
     of_score = dense[len(dense) - len(score.capture_shapes) :]
-    return replace(spec, score_gradient=_prove(problem, changed, of_score))
+    return replace(spec, score_gradient=_prove(problem, changed, of_score, beside))
 
 
-def _prove(problem: AttentionProblem, mod: ModFacts, dense: tuple[bool, ...]) -> ProgramFacts:
+def _prove(
+    problem: AttentionProblem,
+    mod: ModFacts,
+    dense: tuple[bool, ...],
+    beside: tuple[Contribution, ...] = (),
+) -> ProgramFacts:
     return prove(
         mod.structure,
         batch=problem.batch,
@@ -263,6 +275,7 @@ def _prove(problem: AttentionProblem, mod: ModFacts, dense: tuple[bool, ...]) ->
         numbers=mod.numbers,
         shapes=mod.capture_shapes,
         dense=dense,
+        contributions=beside,
     )
 
 

@@ -7,14 +7,14 @@ engine's host side fills the blocks and the kernels read them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import final
 
 from saccade.ir.structure import Structure
 from saccade.problem import KernelKey
 
-__all__ = ["FIXED", "ArgumentLayout", "CaptureSlots", "State", "Which"]
+__all__ = ["FIXED", "ArgumentLayout", "CaptureSlots", "State", "SumSlots", "Which"]
 
 FIXED: dict[str, str] = {
     # tensors
@@ -89,6 +89,10 @@ FIXED: dict[str, str] = {
     "packed_values": "FORWARD: address of packed values, likewise",
     "packed_b": "FORWARD: panels from one batch to the next, 0 where one serves all",
     "partials": "DECODE, BACKWARD: address of the items' partial results, 64-byte aligned",
+    "group_offsets": "BACKWARD attend, if captures want gradients: int64[items + 1], first place in "
+    "`group_chunks` of the chunks that an item walks, in order",
+    "group_chunks": "likewise: int64[chunks], numbers of entries of `items`",
+    "copies": "BACKWARD captures: the items of attend, each with a copy of the captures' sums",
     "q_tiles": "BACKWARD pack and merge: tiles of queries of a head, ceil(Q / rows)",
     "kv_share": "BACKWARD: the batches that share keys and values, 1 or B",
     "packed_queries": "BACKWARD: address of packed queries, 64-byte aligned: heads of batches, padded rows",
@@ -137,6 +141,23 @@ class CaptureSlots:
 
 @final
 @dataclass(frozen=True)
+class SumSlots:
+    """Where the sums of a captured tensor's gradient stand: slots, of BACKWARD.
+
+    Attributes:
+        sums: Of the address of the first item's copy, 64-byte aligned, or of the one memory of all items.
+        copy: Of the bytes from one item's copy to the next, a multiple of `backward_captures.COPY_BYTES`; 0
+            where one memory serves all, which is all 0 at first.
+        total: Of the address where copies are added up, of the bytes of one.
+    """
+
+    sums: int
+    copy: int
+    total: int
+
+
+@final
+@dataclass(frozen=True)
 class ArgumentLayout:
     """Where the arguments of a kernel stand.
 
@@ -144,11 +165,13 @@ class ArgumentLayout:
         captures: For each program its captures' slots.
         numbers: For each program the slot of each of its numbers.
         size: How many slots there are.
+        sums: Of each capture of the score program whose gradient is wanted, by slot.
     """
 
     captures: dict[Which, tuple[CaptureSlots, ...]]
     numbers: dict[Which, tuple[int, ...]]
     size: int
+    sums: dict[int, SumSlots] = field(default_factory=dict)
 
     @staticmethod
     def slot(name: str) -> int:
@@ -184,7 +207,12 @@ class ArgumentLayout:
         if Which.SCORE in captures:
             captures[Which.SCORE_GRADIENT] = captures[Which.SCORE]
             numbers[Which.SCORE_GRADIENT] = numbers[Which.SCORE]
-        return cls(captures, numbers, size)
+        sums = {}
+        for slot, is_wanted in enumerate(() if key.wanted is None else key.wanted.captures):
+            if is_wanted:
+                sums[slot] = SumSlots(size, size + 1, size + 2)
+                size += 3
+        return cls(captures, numbers, size, sums)
 
 
 def programs(key: KernelKey) -> dict[Which, Structure]:

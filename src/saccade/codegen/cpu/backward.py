@@ -6,13 +6,13 @@
                 what is visible -> S = Q·Kᵀ, dP = dO·Vᵀ -> P, dS -> dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K
             dK and dV become gradients
 
-Every product is computed once. Gradients of captured tensors would join where dS is found: `RowChange` has
-the score and the gradient of what the score mod made of it.
+Every product is computed once, and only if a gradient that is wanted needs it: the values' needs S and dV.
+What pairs contribute to the gradients of captured tensors joins where dS is found; see `backward_captures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -21,11 +21,13 @@ from llvmlite import ir
 
 from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import ArgumentLayout
+from saccade.codegen.cpu.backward_captures import CaptureSums
 from saccade.codegen.cpu.backward_chunk import (
     Chunk,
     Head,
     KeyTile,
     QueryTile,
+    chunks_of_item,
     find_chunk,
     find_head,
     key_tile,
@@ -48,11 +50,25 @@ from saccade.codegen.cpu.visibility import block_range, find_limits, find_visibl
 from saccade.codegen.cpu.work import private_memory, work_items
 from saccade.ir.dtype import DType
 
-__all__ = ["emit_attend"]
+__all__ = ["Attended", "emit_attend"]
 
 
-def emit_attend(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> int:
-    """Emit the entry and return the bytes of scratch memory that each thread needs."""
+@final
+@dataclass(frozen=True)
+class Attended:
+    """What a caller must know of the entry.
+
+    Attributes:
+        scratch_bytes: Private memory of a thread.
+        sum_types: The type of the sums of each capture whose gradient is wanted, by slot.
+    """
+
+    scratch_bytes: int
+    sum_types: Mapping[int, DType]
+
+
+def emit_attend(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> Attended:
+    """Emit the entry."""
     return _Attend(tiling, module, layout, name).emit()
 
 
@@ -83,41 +99,54 @@ class _Attend:
     def __init__(self, tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
         self.products = Products(tiling, module)
         e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
-        self.e, self.tiling = e, tiling
+        self.e, self.tiling, self.wanted = e, tiling, tiling.wanted
         self.arguments = Arguments(e, e.function.args[0], layout)
         self.programs = TilePrograms(e, tiling.spec, self.arguments, row_variables=("q_idx",))
         self.scale = self.arguments.real("scale")
         self.zeros = row_of_zeros(e, tiling.spec)
-        self.scratch = tiling.scratch(self.programs.table_bytes)
+        self.sums: CaptureSums | None = None
+        if layout.sums:
+            self.sums = CaptureSums(e, tiling, self.programs.gradient_code, self.arguments)
+        parts = {} if self.sums is None else self.sums.part_bytes
+        self.scratch = tiling.scratch({**self.programs.table_bytes, **parts})
         memory = private_memory(e, self.arguments, self.scratch.size)
         self.memory = {part: e.at(memory, offset) for part, offset in self.scratch.offsets.items()}
 
-    def emit(self) -> int:
-        e, get = self.e, self.arguments.get
+    def emit(self) -> Attended:
+        e = self.e
         with work_items(e, self.arguments) as number:
-            chunk = find_chunk(e, self.arguments, self.tiling, number)
-            heads = e.builder.mul(get("kv_share"), get("group"))
-            self._clear(chunk.partial, e.builder.mul(heads, chunk.rows), self.tiling.query_row)
-            kv_batch = e.builder.udiv(chunk.kv_head, get("kv_heads"))
-            kv_head = e.builder.urem(chunk.kv_head, get("kv_heads"))
-            with e.loop(chunk.first_tile, chunk.stop_tile) as tile:
-                keys = key_tile(e, self.arguments, tile.index)
-                self._begin(keys, kv_batch, kv_head)
-                with e.loop(0, heads) as own:
-                    b = e.builder.add(
-                        e.builder.mul(kv_batch, get("kv_share")), e.builder.udiv(own.index, get("group"))
-                    )
-                    h = e.builder.add(
-                        e.builder.mul(kv_head, get("group")), e.builder.urem(own.index, get("group"))
-                    )
-                    head = find_head(e, self.arguments, self.tiling, b, h)
-                    partial_ = e.nth(
-                        chunk.partial, e.builder.mul(own.index, chunk.rows), self.tiling.query_row
-                    )
-                    self._head(chunk, keys, head, partial_)
-                self._finish(keys, kv_batch, kv_head)
+            if self.sums is None:
+                self._chunk(number)
+            else:
+                self.sums.begin_item(number, self.memory)
+                with chunks_of_item(e, self.arguments, number) as chunk:
+                    self._chunk(chunk)
         e.finish()
-        return self.scratch.size
+        return Attended(self.scratch.size, {} if self.sums is None else self.sums.types)
+
+    def _chunk(self, number: Value) -> None:
+        """Walk a chunk."""
+        e, get = self.e, self.arguments.get
+        chunk = find_chunk(e, self.arguments, self.tiling, number)
+        heads = e.builder.mul(get("kv_share"), get("group"))
+        if self.wanted.query:
+            self._clear(chunk.partial, e.builder.mul(heads, chunk.rows), self.tiling.partial_row)
+        kv_batch = e.builder.udiv(chunk.kv_head, get("kv_heads"))
+        kv_head = e.builder.urem(chunk.kv_head, get("kv_heads"))
+        with e.loop(chunk.first_tile, chunk.stop_tile) as tile:
+            keys = key_tile(e, self.arguments, tile.index)
+            self._begin(keys, kv_batch, kv_head)
+            with e.loop(0, heads) as own:
+                b = e.builder.add(
+                    e.builder.mul(kv_batch, get("kv_share")), e.builder.udiv(own.index, get("group"))
+                )
+                h = e.builder.add(
+                    e.builder.mul(kv_head, get("group")), e.builder.urem(own.index, get("group"))
+                )
+                head = find_head(e, self.arguments, self.tiling, b, h)
+                partial_ = e.nth(chunk.partial, e.builder.mul(own.index, chunk.rows), self.tiling.partial_row)
+                self._head(chunk, keys, head, partial_)
+            self._finish(keys, kv_batch, kv_head)
 
     def _begin(self, keys: KeyTile, kv_batch: Value, kv_head: Value) -> None:
         """Make words of a tile's keys and values."""
@@ -132,23 +161,30 @@ class _Attend:
         key_at, value_at = rows_of("key"), rows_of("value")
         everything = e.whole(tiling.keys)
         pack_across(e, tiling, key_at, key.head_dim, self.memory["keys across"], everything)
-        pack_across(e, tiling, value_at, key.value_dim, self.memory["values across"], everything)
-        with e.loop(0, tiling.keys, tiling.step_rows) as row:
-            step = e.builder.udiv(row.index, e.whole(tiling.step_rows))
-            sources = [key_at(each) for each in self._rows_of_step(row.index)]
-            pack_step(e, tiling, sources, key.head_dim, e.nth(self.memory["keys"], step, tiling.query_row))
-        self._clear(self.memory["grad keys"], everything, tiling.query_row)
-        self._clear(self.memory["grad values"], everything, tiling.grad_row)
+        if self.wanted.of_scores:
+            pack_across(e, tiling, value_at, key.value_dim, self.memory["values across"], everything)
+        if self.wanted.query:
+            with e.loop(0, tiling.keys, tiling.step_rows) as row:
+                step = e.builder.udiv(row.index, e.whole(tiling.step_rows))
+                sources = [key_at(each) for each in self._rows_of_step(row.index)]
+                target = e.nth(self.memory["keys"], step, tiling.query_row)
+                pack_step(e, tiling, sources, key.head_dim, target)
+        if self.wanted.key:
+            self._clear(self.memory["grad keys"], everything, tiling.query_row)
+        if self.wanted.value:
+            self._clear(self.memory["grad values"], everything, tiling.grad_row)
         find_limits(e, tiling, self.memory["inside"], (e.whole(0), keys.held))
 
     def _finish(self, keys: KeyTile, kv_batch: Value, kv_head: Value) -> None:
         """Write the gradients of a tile's keys and values."""
         e, tiling, key = self.e, self.tiling, self.tiling.spec.key
         targets = (
-            ("grad keys", "grad_key", tiling.query_row, key.head_dim, self.scale),
-            ("grad values", "grad_value", tiling.grad_row, key.value_dim, None),
+            (self.wanted.key, "grad keys", "grad_key", tiling.query_row, key.head_dim, self.scale),
+            (self.wanted.value, "grad values", "grad_value", tiling.grad_row, key.value_dim, None),
         )
-        for part, tensor, size, dim, factor in targets:
+        for is_wanted, part, tensor, size, dim, factor in targets:
+            if not is_wanted:
+                continue
             row_at = rows_of_head(e, self.arguments, tensor, kv_batch, kv_head)
             with e.loop(0, keys.held) as row:
                 source = e.nth(self.memory[part], row.index, size)
@@ -164,7 +200,7 @@ class _Attend:
             with e.when(e.compare("<", seen.first, seen.stop)):
                 first = e.builder.add(tile.first, seen.first)
                 own = e.builder.sub(first, chunk.first_query)
-                self._multiply(keys, seen, plain, e.nth(partial_, own, self.tiling.query_row))
+                self._multiply(keys, seen, plain, e.nth(partial_, own, self.tiling.partial_row))
 
     def _find_seen(self, keys: KeyTile, head: Head, tile: QueryTile) -> tuple[_Seen, Value | None]:
         """Find what a query tile sees, and whether it is plain (BOOL; None: that is not known)."""
@@ -213,7 +249,7 @@ class _Attend:
 
     def _multiply(self, keys: KeyTile, seen: _Seen, plain: Value | None, queries_grad: Value) -> None:
         """Find scores, weights and their gradients, and add what they give."""
-        e, tiling, memory = self.e, self.tiling, self.memory
+        e, tiling, memory, wanted = self.e, self.tiling, self.memory, self.wanted
         rows = e.builder.sub(seen.stop, seen.first)
         columns = e.rounded_up(keys.held, tiling.range_keys)
         number = e.builder.add(seen.head.first_row, e.builder.add(seen.tile.first, seen.first))
@@ -230,22 +266,30 @@ class _Attend:
         grad_words = e.nth(memory[grads_part], seen.first, tiling.word_score_row)
         products, none = self.products, e.whole(0)
         products.scores(e, scores, query_words, memory["keys across"], rows, none)
-        products.grads(e, grads, out_words, memory["values across"], rows, none)
+        if wanted.of_scores:
+            products.grads(e, grads, out_words, memory["values across"], rows, none)
+        if self.sums is not None:
+            self.sums.begin_tile()
         by_kind(
             e,
             plain,
             lambda: self._weigh(keys, seen, columns, hidden=False),
             lambda: self._weigh(keys, seen, columns, hidden=True),
         )
+        if self.sums is not None:
+            self.sums.end_tile(keys.first_key, keys.held)
         steps = e.builder.udiv(rows, e.whole(tiling.step_rows))
-        products.values(e, memory["grad values"], scores, outs, keys.held, steps)
-        products.keys(e, memory["grad keys"], grads, queries, keys.held, steps)
-        steps = e.builder.udiv(columns, e.whole(tiling.step_rows))
-        products.queries(e, queries_grad, grad_words, memory["keys"], rows, steps)
+        if wanted.value:
+            products.values(e, memory["grad values"], scores, outs, keys.held, steps)
+        if wanted.key:
+            products.keys(e, memory["grad keys"], grads, queries, keys.held, steps)
+        if wanted.query:
+            steps = e.builder.udiv(columns, e.whole(tiling.step_rows))
+            products.queries(e, queries_grad, grad_words, memory["keys"], rows, steps)
 
     def _weigh(self, keys: KeyTile, seen: _Seen, columns: Value, *, hidden: bool) -> None:
         """Make words of weights and gradients of scores, in place of scores and dP."""
-        e, tiling = self.e, self.tiling
+        e, tiling, wanted = self.e, self.tiling, self.wanted
         held = e.rounded_up(e.smaller(seen.stop, seen.tile.rows), tiling.step_rows)
         with e.loop(seen.first, held, tiling.step_rows) as loop:
             rows = self._rows_of_step(loop.index)
@@ -255,20 +299,27 @@ class _Attend:
             ]
 
             def write(column: Value, weights: Sequence[Value], slopes: Sequence[Value]) -> None:
-                for part, vectors in ((scores, weights), (grads, slopes)):
-                    e.store(self._words(vectors), e.nth(part[0], column, tiling.word))
-                if tiling.pairs:
+                if wanted.value:
+                    e.store(self._words(weights), e.nth(scores[0], column, tiling.word))
+                if tiling.slopes_by_step:
+                    e.store(self._words(slopes), e.nth(grads[0], column, tiling.word))
+                if tiling.slopes_by_row:
                     for row, slope in zip(rows, slopes, strict=True):
                         at = e.nth(self.memory["grad words"], row, tiling.word_score_row)
                         at = e.nth(at, column, DType.BFLOAT16.itemsize)
                         store_elements(e, slope, at, DType.BFLOAT16)
 
-            weigh_rows(e, scores, grads, columns, changes, write, coarse=tiling.pairs)
+            given = grads if wanted.of_scores else None
+            weigh_rows(e, scores, given, columns, changes, write, coarse=tiling.pairs)
         # Rows after the last fill up its block, and have no part in sums over rows.
-        parts = [("scores", tiling.score_row), ("grads", tiling.score_row)]
-        parts += [("grad words", tiling.word_score_row)] * tiling.pairs
-        for part, size in parts:
-            self._clear(e.nth(self.memory[part], held, size), e.builder.sub(seen.stop, held), size)
+        parts = (
+            (wanted.value, "scores", tiling.score_row),
+            (tiling.slopes_by_step, "grads", tiling.score_row),
+            (tiling.slopes_by_row, "grad words", tiling.word_score_row),
+        )
+        for is_written, part, size in parts:
+            if is_written:
+                self._clear(e.nth(self.memory[part], held, size), e.builder.sub(seen.stop, held), size)
 
     def _rows_of_step(self, first: Value) -> list[Value]:
         """The rows that one step of a sum along them takes."""
@@ -291,10 +342,11 @@ class _Attend:
         e, key, programs = self.e, self.tiling.spec.key, self.programs
         query = e.builder.add(seen.tile.first, row)
         number = e.builder.add(seen.head.first_row, query)
-        lse, delta = (
-            e.load(e.nth(self.arguments.pointer(table), number, self.tiling.word), e.precise_type)
-            for table in ("row_lse", "row_delta")
-        )
+        of_scores = self.wanted.of_scores
+
+        def of_row(table: str) -> Value:
+            return e.load(e.nth(self.arguments.pointer(table), number, self.tiling.word), e.precise_type)
+
         factor = None
         if key.dropout:
             table = e.at(self.memory["kept"], place * self.tiling.kept_keys * self.tiling.word)
@@ -302,11 +354,13 @@ class _Attend:
                 e, self.arguments, table, seen.head.number, query, keys.first_key, keys.held
             )
         return RowChange(
-            lse=lse,
-            delta=delta,
+            lse=of_row("row_lse"),
+            delta=of_row("row_delta") if of_scores else None,
             scale=self.scale,
             score=programs.score_of_row(seen.places, row) if programs.has_score else None,
-            gradient=programs.gradient_of_row(seen.places, row) if programs.has_score else None,
+            gradient=programs.gradient_of_row(seen.places, row, place, self.sums)
+            if programs.has_score and of_scores
+            else None,
             visible=self._visible(seen, row) if hidden else None,
             factor=factor,
         )

@@ -17,7 +17,17 @@ from saccade.codegen.cpu.backward_tiling import BackwardTiling
 from saccade.codegen.cpu.emitter import I32, I64, Emitter, Value
 from saccade.codegen.cpu.key_ranges import key_ranges, table_entry
 
-__all__ = ["Chunk", "Head", "KeyTile", "QueryTile", "find_chunk", "find_head", "key_tile", "query_tiles"]
+__all__ = [
+    "Chunk",
+    "Head",
+    "KeyTile",
+    "QueryTile",
+    "chunks_of_item",
+    "find_chunk",
+    "find_head",
+    "key_tile",
+    "query_tiles",
+]
 
 _FIELDS = 6
 
@@ -111,7 +121,7 @@ def find_chunk(e: Emitter, arguments: Arguments, tiling: BackwardTiling, number:
         e.load(e.at(begin, 8 * field), I64) for field in range(_FIELDS)
     )
     rows = e.builder.add(e.builder.sub(stop_query, first_query), e.whole(tiling.padding_rows))
-    partial = e.nth(arguments.pointer("partials"), before, tiling.query_row)
+    partial = e.nth(arguments.pointer("partials"), before, tiling.partial_row)
     return Chunk(kv_head, first_tile, stop_tile, first_query, stop_query, partial, rows)
 
 
@@ -129,6 +139,15 @@ def key_tile(e: Emitter, arguments: Arguments, number: Value) -> KeyTile:
         for table in ("tile_first", "tile_last")
     )
     return KeyTile(number, first, e.builder.sub(last, first))
+
+
+@contextmanager
+def chunks_of_item(e: Emitter, arguments: Arguments, item: Value) -> Iterator[Value]:
+    """Repeat the body for the number of every chunk of an item, where items are groups of chunks."""
+    first = table_entry(e, arguments, "group_offsets", item, I64)
+    stop = table_entry(e, arguments, "group_offsets", e.builder.add(item, e.whole(1)), I64)
+    with e.loop(first, stop) as loop:
+        yield table_entry(e, arguments, "group_chunks", loop.index, I64)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def emit_merge(
     tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str, scratch: int
 ) -> None:
     """Emit the entry, for threads that have so many bytes of scratch memory each."""
+    assert scratch >= tiling.query_row, "a row is summed in scratch memory"
     e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
     arguments = Arguments(e, e.function.args[0], layout)
     key, get = tiling.spec.key, arguments.get

@@ -1,12 +1,12 @@
 """The entries of the backward kernel before its products: `pack`, and `sinks` where there are some.
 
-`pack` writes queries and the output's gradient dO as rows of words, and what each row needs of the forward:
-lse in base 2, +inf where a row saw nothing, so that its weights are 0; and
+`pack` writes queries and the output's gradient dO as rows of words, as far as products read them, and what
+each row needs of the forward: lse in base 2, +inf where a row saw nothing, so that its weights are 0; and
 
     delta = sum dO·O - dlse,
 
-with which the gradient of a changed score is P·(dP - delta). `sinks` finishes the gradient of each head's
-sink, -sum e^(sink - lse)·delta over its rows.
+with which the gradient of a changed score is P·(dP - delta), where something needs it. `sinks` finishes the
+gradient of each head's sink, -sum e^(sink - lse)·delta over its rows.
 """
 
 from __future__ import annotations
@@ -34,38 +34,49 @@ def emit_pack(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout,
     """Emit the entry whose items are tiles of queries of heads."""
     e = Emitter(tiling.spec.isa, tiling.spec.precise, module, name)
     arguments = Arguments(e, e.function.args[0], layout)
-    key, q_len = tiling.spec.key, arguments.get("q_len")
-    zeros = row_of_zeros(e, tiling.spec)
     with work_items(e, arguments) as item:
         head, first, stop = query_item(e, arguments, tiling, item)
-        is_last = e.compare("==", stop, q_len)
+        is_last = e.compare("==", stop, arguments.get("q_len"))
         padded = e.builder.add(e.rounded_up(stop, 2), e.whole(tiling.padding_rows))
         after = e.select(is_last, padded, stop)
-        rows_at = {
-            tensor: rows_of_head(e, arguments, tensor, head.b, head.h, "q")
-            for tensor in ("query", "grad_out", "out")
-        }
-        packed = (
-            ("query", "packed_queries", "query_words", key.head_dim, tiling.query_row),
-            ("grad_out", "packed_grads", "grad_words", key.value_dim, tiling.grad_row),
-        )
-        with e.loop(first, after, tiling.step_rows) as row:
-            rows = [e.builder.add(row.index, e.whole(number)) for number in range(tiling.step_rows)]
-            for tensor, memory, words, dim, size in packed:
-                sources = [
-                    e.select(e.compare("<", query, q_len), rows_at[tensor](query), zeros) for query in rows
-                ]
-                number = e.builder.add(head.first_row, row.index)
-                step = e.builder.udiv(number, e.whole(tiling.step_rows))
-                pack_step(e, tiling, sources, dim, e.nth(arguments.pointer(memory), step, size))
-                if tiling.pairs:
-                    target = e.nth(arguments.pointer(words), number, tiling.words_row(dim))
-                    for place, source in enumerate(sources):
-                        _pack_words(e, source, dim, e.at(target, place * tiling.words_row(dim)))
+        for tensor in ("query", "grad_out"):
+            _pack_rows(e, arguments, tiling, head, tensor, first, after)
         with e.loop(first, stop) as row:
-            grad, out = (rows_at[tensor](row.index) for tensor in ("grad_out", "out"))
-            _write_tables(e, arguments, tiling, head, row.index, _dot(e, tiling, grad, out))
+            _write_tables(e, arguments, tiling, head, row.index)
     e.finish()
+
+
+def _pack_rows(
+    e: Emitter,
+    arguments: Arguments,
+    tiling: BackwardTiling,
+    head: Head,
+    tensor: str,
+    first: Value,
+    stop: Value,
+) -> None:
+    """Write rows of queries or of the output's gradient, zeros after the last, in each form that is read."""
+    key, q_len = tiling.spec.key, arguments.get("q_len")
+    by_step, words, dim = {
+        "query": ("packed_queries", "query_words", key.head_dim),
+        "grad_out": ("packed_grads", "grad_words", key.value_dim),
+    }[tensor]
+    step_bytes, word_bytes = tiling.row_bytes[by_step] * tiling.step_rows, tiling.row_bytes[words]
+    if not (step_bytes or word_bytes):
+        return
+    zeros = row_of_zeros(e, tiling.spec)
+    row_at = rows_of_head(e, arguments, tensor, head.b, head.h, "q")
+    with e.loop(first, stop, tiling.step_rows) as row:
+        rows = [e.builder.add(row.index, e.whole(number)) for number in range(tiling.step_rows)]
+        sources = [e.select(e.compare("<", query, q_len), row_at(query), zeros) for query in rows]
+        number = e.builder.add(head.first_row, row.index)
+        if step_bytes:
+            step = e.builder.udiv(number, e.whole(tiling.step_rows))
+            pack_step(e, tiling, sources, dim, e.nth(arguments.pointer(by_step), step, step_bytes))
+        if word_bytes:
+            target = e.nth(arguments.pointer(words), number, word_bytes)
+            for place, source in enumerate(sources):
+                _pack_words(e, source, dim, e.at(target, place * word_bytes))
 
 
 def emit_sinks(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout, name: str) -> None:
@@ -152,17 +163,20 @@ def _dot(e: Emitter, tiling: BackwardTiling, a: Value, b: Value) -> Value:
     return e.fold(total, lambda x, y: e.binary("fadd", x, y))
 
 
-def _write_tables(
-    e: Emitter, arguments: Arguments, tiling: BackwardTiling, head: Head, query: Value, delta: Value
-) -> None:
-    word = tiling.word
+def _write_tables(e: Emitter, arguments: Arguments, tiling: BackwardTiling, head: Head, query: Value) -> None:
+    word, row = tiling.word, e.builder.add(head.first_row, query)
     number = e.builder.add(e.builder.mul(head.number, arguments.get("q_len")), query)
     lse = e.load(e.nth(arguments.pointer("lse"), number, word), e.precise_type)
+    saw_nothing = e.compare("==", lse, e.real(float("-inf")))
+    lse = e.select(saw_nothing, e.real(float("inf")), e.binary("fmul", lse, e.real(math.log2(math.e))))
+    e.store(lse, e.nth(arguments.pointer("row_lse"), row, word))
+    if not tiling.row_bytes["row_delta"]:
+        return
+    grad, out = (
+        rows_of_head(e, arguments, tensor, head.b, head.h, "q")(query) for tensor in ("grad_out", "out")
+    )
+    delta = _dot(e, tiling, grad, out)
     if tiling.spec.key.outputs.lse:
         change = e.load(e.nth(arguments.pointer("grad_lse"), number, word), e.precise_type)
         delta = e.binary("fsub", delta, change)
-    saw_nothing = e.compare("==", lse, e.real(float("-inf")))
-    lse = e.select(saw_nothing, e.real(float("inf")), e.binary("fmul", lse, e.real(math.log2(math.e))))
-    row = e.builder.add(head.first_row, query)
-    for table, value in (("row_lse", lse), ("row_delta", delta)):
-        e.store(value, e.nth(arguments.pointer(table), row, word))
+    e.store(delta, e.nth(arguments.pointer("row_delta"), row, word))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias, final
 
 from llvmlite import ir
@@ -56,29 +57,42 @@ class _Shape:
 
 @final
 class Products:
-    """The products of one kernel.
+    """The products of one kernel, each written when it is first asked for.
 
     Args:
         tiling: The sizes.
         module: Where the functions go.
-
-    Attributes:
-        scores: S, from queries and keys across.
-        grads: dP, from rows of the output's gradient and values across.
-        values: dV, from weights and rows of the output's gradient.
-        keys: dK, from gradients of scores and queries.
-        queries: dQ, from gradients of scores and keys.
     """
 
     def __init__(self, tiling: BackwardTiling, module: ir.Module) -> None:
         self._tiling, self._module = tiling, module
         self._known: dict[_Shape, ir.Function] = {}
-        key = tiling.spec.key
-        self.scores = self._across(key.head_dim)
-        self.grads = self._across(key.value_dim)
-        self.values = self._along_rows(tiling.value_vectors, tiling.grad_row)
-        self.keys = self._along_rows(tiling.head_vectors, tiling.query_row)
-        self.queries = self._product(
+
+    @cached_property
+    def scores(self) -> Product:
+        """S, from queries and keys across."""
+        return self._across(self._tiling.spec.key.head_dim)
+
+    @cached_property
+    def grads(self) -> Product:
+        """dP, from rows of the output's gradient and values across."""
+        return self._across(self._tiling.spec.key.value_dim)
+
+    @cached_property
+    def values(self) -> Product:
+        """dV, from weights and rows of the output's gradient."""
+        return self._along_rows(self._tiling.value_vectors, self._tiling.grad_row)
+
+    @cached_property
+    def keys(self) -> Product:
+        """dK, from gradients of scores and queries."""
+        return self._along_rows(self._tiling.head_vectors, self._tiling.query_row)
+
+    @cached_property
+    def queries(self) -> Product:
+        """dQ, from gradients of scores and keys."""
+        tiling = self._tiling
+        return self._product(
             _Shape(
                 rows=tiling.block_rows,
                 vectors=tiling.head_vectors,

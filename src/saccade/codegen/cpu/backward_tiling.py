@@ -5,7 +5,8 @@ output's gradient are packed once a call, keys and values once an item, all as w
 
 A word is what one step of a product's sum takes of a row: an element of the precise type, or a pair of
 bfloat16. Pairs run along the sum, so what is summed along rows, of queries or of keys, is packed two rows to
-a step, and what is also summed along its elements is packed a second time, row by row. Sizes are in bytes.
+a step, and what is also summed along its elements is packed a second time, row by row. Sizes are in bytes;
+what serves no gradient that is wanted has none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import final
 from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.score_tiling import RANGE, ScoreTiling, ScratchLayout
 from saccade.codegen.cpu.tiling import RegisterTile
-from saccade.problem import KernelKey
+from saccade.problem import KernelKey, Wanted
 
 __all__ = ["BackwardTiling", "backward_tile_shape"]
 
@@ -40,6 +41,28 @@ class BackwardTiling(ScoreTiling):
         assert rows % self.block_rows == 0, f"rows={rows} is no multiple of {self.block_rows}"
         assert keys % self.sub_keys == 0, f"keys={keys} is no multiple of {self.sub_keys}"
         assert keys % self.key_rows == 0, f"keys={keys} is no multiple of {self.key_rows}"
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        """Which gradients are computed."""
+        wanted = self.spec.key.wanted
+        assert wanted is not None, "a backward kernel is asked for gradients"
+        return wanted
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are computed again; the gradient of sinks asks for none."""
+        return self.wanted.of_scores or self.wanted.value
+
+    @property
+    def slopes_by_step(self) -> bool:
+        """Whether gradients of scores are written as words of steps along queries, in place of dP."""
+        return self.wanted.key or (self.wanted.query and not self.pairs)
+
+    @property
+    def slopes_by_row(self) -> bool:
+        """Whether they are written as words of steps along keys, where these are not the same."""
+        return self.wanted.query and self.pairs
 
     @cached_property
     def register(self) -> RegisterTile:
@@ -105,6 +128,27 @@ class BackwardTiling(ScoreTiling):
         return -(-self.steps(dim) // self.lanes) * self.vector
 
     @property
+    def row_bytes(self) -> dict[str, int]:
+        """Bytes that a query has in each of the memories with a row for each, by the argument's name."""
+        key, wanted = self.spec.key, self.wanted
+        by_step = {
+            "packed_queries": self.query_row if wanted.key or (self.has_weights and not self.pairs) else 0,
+            "packed_grads": self.grad_row if wanted.value or (wanted.of_scores and not self.pairs) else 0,
+        }
+        return {
+            **{name: size // self.step_rows for name, size in by_step.items()},
+            "query_words": self.words_row(key.head_dim) if self.has_weights and self.pairs else 0,
+            "grad_words": self.words_row(key.value_dim) if wanted.of_scores and self.pairs else 0,
+            "row_lse": self.word,
+            "row_delta": self.word if wanted.of_scores or wanted.sinks else 0,
+        }
+
+    @property
+    def partial_row(self) -> int:
+        """Bytes of a row of a chunk's part of the queries' gradient."""
+        return self.query_row if self.wanted.query else 0
+
+    @property
     def word_score_row(self) -> int:
         """Bytes of a row of gradients of scores as words."""
         return self.keys // self.step_rows * self.word
@@ -120,18 +164,17 @@ class BackwardTiling(ScoreTiling):
         Args:
             tables: Bytes of the programs' tables, by name.
         """
-        key = self.spec.key
+        key, wanted = self.spec.key, self.wanted
         return ScratchLayout.of(
             {
                 "keys across": self.steps(key.head_dim) * self.keys * self.word,
-                "values across": self.steps(key.value_dim) * self.keys * self.word,
-                "keys": self.keys // self.step_rows * self.query_row,
-                "grad keys": self.keys * self.query_row,
-                "grad values": self.keys * self.grad_row,
+                "values across": wanted.of_scores * self.steps(key.value_dim) * self.keys * self.word,
+                "keys": wanted.query * self.keys // self.step_rows * self.query_row,
+                "grad keys": wanted.key * self.keys * self.query_row,
+                "grad values": wanted.value * self.keys * self.grad_row,
                 "scores": self.rows * self.score_row,
-                "grads": self.rows * self.score_row,
-                "grad words": self.rows * self.word_score_row if self.pairs else 0,
-                "sum": self.query_row,
+                "grads": wanted.of_scores * self.rows * self.score_row,
+                "grad words": self.slopes_by_row * self.rows * self.word_score_row,
                 "visible": self.rows * self.visible_row,
                 "inside": self.visible_row,
                 "kept": self.step_rows * self.kept_keys * self.word,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llvmlite import ir
 
 from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.backward import emit_attend as emit_backward
+from saccade.codegen.cpu.backward_captures import emit_captures
 from saccade.codegen.cpu.backward_merge import emit_merge as emit_backward_merge
 from saccade.codegen.cpu.backward_pack import emit_pack as emit_backward_pack
 from saccade.codegen.cpu.backward_pack import emit_sinks
@@ -19,6 +20,7 @@ from saccade.codegen.cpu.forward import emit_attend
 from saccade.codegen.cpu.packing import emit_pack
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
 from saccade.codegen.cpu.tiling import ForwardTiling
+from saccade.ir.dtype import DType
 
 __all__ = ["emit"]
 
@@ -58,22 +60,31 @@ def _decode(spec: KernelSpec, module: ir.Module, layout: ArgumentLayout) -> Kern
 
 def _backward(spec: KernelSpec, module: ir.Module, layout: ArgumentLayout) -> KernelSource:
     tiling = BackwardTiling(spec)
+    wanted, entries, scratch_bytes = tiling.wanted, ["pack"], 0
+    sum_types: Mapping[int, DType] = {}
     emit_backward_pack(tiling, module, layout, "pack")
-    if spec.key.sinks:
+    if wanted.sinks:
         emit_sinks(tiling, module, layout, "sinks")
-    scratch_bytes = emit_backward(tiling, module, layout, "attend")
-    emit_backward_merge(tiling, module, layout, "merge", scratch_bytes)
+        entries.append("sinks")
+    if tiling.has_weights:
+        attended = emit_backward(tiling, module, layout, "attend")
+        scratch_bytes, sum_types = attended.scratch_bytes, attended.sum_types
+        entries.append("attend")
+    if wanted.query:
+        emit_backward_merge(tiling, module, layout, "merge", scratch_bytes)
+        entries.append("merge")
+    if sum_types:
+        emit_captures(tiling, module, layout, "captures", sum_types)
+        entries.append("captures")
     return KernelSource(
         text=str(module),
-        entries=("pack", *["sinks"] * spec.key.sinks, "attend", "merge"),
+        entries=tuple(entries),
         layout=layout,
         scratch_bytes=scratch_bytes,
-        partial_bytes=tiling.query_row,
-        query_row_bytes=tiling.query_row // tiling.step_rows,
-        grad_row_bytes=tiling.grad_row // tiling.step_rows,
-        query_word_bytes=tiling.words_row(spec.key.head_dim) if tiling.pairs else 0,
-        grad_word_bytes=tiling.words_row(spec.key.value_dim) if tiling.pairs else 0,
+        partial_bytes=tiling.partial_row,
+        row_bytes=tiling.row_bytes,
         padding_rows=tiling.padding_rows,
+        sum_types=sum_types,
     )
 
 

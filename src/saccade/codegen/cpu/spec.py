@@ -6,7 +6,8 @@ compiled kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import final
 
@@ -43,7 +44,8 @@ class KernelSpec:
         score: What is proven of the score program; None without one.
         mask: What is proven of the block mask's program; None without one.
         mask_mod: What is proven of the mask_mod; None without one.
-        score_gradient: BACKWARD: what is proven of the score program's `derivative`; None without one.
+        score_gradient: BACKWARD: what is proven of the score program's `derivative` and `contributions`; None
+            without one.
     """
 
     kind: KernelKind
@@ -74,18 +76,20 @@ class KernelSource:
     Attributes:
         text: LLVM IR.
         entries: The functions to call, in order; each is `void entry(i8* arguments)`, run by every thread.
+            BACKWARD: those of `pack`, `sinks`, `attend`, `merge` and `captures` that the wanted gradients
+            need.
         layout: Where the arguments stand.
         scratch_bytes: Private memory of a thread, a multiple of 64.
         panel_keys: FORWARD: keys of a packed panel.
         key_panel_bytes: FORWARD: bytes of a panel of keys.
         value_panel_bytes: FORWARD: bytes of a panel of values.
-        partial_bytes: DECODE: bytes of the partial result of one item, a multiple of 64; BACKWARD: of a row.
-        query_row_bytes: BACKWARD: bytes of a row of packed queries.
-        grad_row_bytes: BACKWARD: bytes of a row of the output's packed gradient.
-        query_word_bytes: BACKWARD: bytes of a row of queries as words; 0 where packed ones serve.
-        grad_word_bytes: BACKWARD: bytes of a row of the output's gradient as words, likewise.
+        partial_bytes: DECODE: bytes of the partial result of one item, a multiple of 64; BACKWARD: of a row,
+            0 without a gradient of queries.
+        row_bytes: BACKWARD: by the argument's name, bytes of a row of each memory that has one for every
+            query of every head; 0 where nothing reads it.
         padding_rows: BACKWARD: rows after the last of each head, in packed rows, row tables and partials;
             in all but partials after as many as are even.
+        sum_types: BACKWARD: the type of the sums of each capture whose gradient is wanted, by slot.
     """
 
     text: str
@@ -96,8 +100,6 @@ class KernelSource:
     key_panel_bytes: int = 0
     value_panel_bytes: int = 0
     partial_bytes: int = 0
-    query_row_bytes: int = 0
-    grad_row_bytes: int = 0
-    query_word_bytes: int = 0
-    grad_word_bytes: int = 0
+    row_bytes: Mapping[str, int] = field(default_factory=dict)
     padding_rows: int = 0
+    sum_types: Mapping[int, DType] = field(default_factory=dict)

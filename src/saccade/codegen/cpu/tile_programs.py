@@ -3,25 +3,29 @@
 Owns the order in which a kernel's programs are asked about a vector of pairs, and their tables in scratch
 memory. Poison counts where it decides: of the block mask's program at a pair in range of a PARTIAL block that
 the mask_mod does not hide, of the mask_mod where the block mask shows, of the score mod at a visible pair.
+What pairs contribute to the gradients of captured tensors is evaluated where their scores' gradients are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import Which, programs
+from saccade.codegen.cpu.backward_captures import CaptureSums
 from saccade.codegen.cpu.emitter import Emitter, Value
-from saccade.codegen.cpu.program.code import ProgramCode
+from saccade.codegen.cpu.program.code import ProgramCode, Row
+from saccade.codegen.cpu.program.contributions import contributions
 from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.poison import report_poison
 from saccade.codegen.cpu.rows import OnVector
-from saccade.codegen.cpu.spec import KernelKind, KernelSpec
+from saccade.codegen.cpu.spec import KernelSpec
+from saccade.problem import Wanted
 
-__all__ = ["PairPlaces", "TilePrograms"]
+__all__ = ["PairPlaces", "RowGradient", "TilePrograms"]
 
 _MASKS = (Which.MASK, Which.MASK_MOD)
 
@@ -42,6 +46,65 @@ class PairPlaces:
     of_row: Callable[[Value], tuple[Value, Value]]
     row: Callable[[Value], Value]
     first_key: Value
+
+
+@final
+@dataclass(frozen=True)
+class RowGradient:
+    """How gradients pass through the score mod in one row, vector by vector.
+
+    Attributes:
+        code: The derivative of the score program.
+        row: The row.
+        first_key: int64, the key of column 0.
+        sums: What pairs contribute to; None where no capture wants a gradient.
+        number: The row's among those that are walked together.
+        report: Takes lanes where poison decides, and their first column.
+        of_scores: Whether gradients of scores are wanted, and not of captures alone.
+    """
+
+    code: ProgramCode
+    row: Row
+    first_key: Value
+    sums: CaptureSums | None
+    number: int
+    report: Callable[[Value | None, Value], None]
+    of_scores: bool
+
+    @property
+    def carried(self) -> list[Value]:
+        """What is carried from vector to vector, at the first."""
+        return [] if self.sums is None else self.sums.carried
+
+    def passed(
+        self, score: Value, grad: Value, column: Value, lanes: Value | None, carried: Sequence[Value]
+    ) -> tuple[Value, list[Value]]:
+        """Turn scores, and gradients of what they became, into gradients of the scores.
+
+        Args:
+            score: A vector of scores.
+            grad: The gradients of what the score mod made of them.
+            column: int64, the first of them.
+            lanes: Those that are asked about; None: all.
+            carried: What the vector before left.
+        """
+        place = self.code.place_of_pair(self.row, column, self.first_key, score, lanes, grad)
+        if self.of_scores:
+            result = self.code.result(place)
+            self.report(result.poison, column)
+            grad = result.value
+        if self.sums is None:
+            return grad, []
+
+        def report(poison: Value | None) -> None:
+            self.report(poison, column)
+
+        return grad, self.sums.add(place, self.number, column, carried, report)
+
+    def end(self, carried: Sequence[Value]) -> None:
+        """Add what the row's last vector left."""
+        if self.sums is not None:
+            self.sums.end_row(self.code.place_of_row(self.row), self.number, carried)
 
 
 @final
@@ -67,8 +130,11 @@ class TilePrograms:
             Which.SCORE_GRADIENT: spec.score_gradient,
         }
         structures = programs(spec.key)
-        if spec.kind is KernelKind.BACKWARD and Which.SCORE in structures:
+        self._wanted = spec.key.wanted or Wanted()
+        beside = {}
+        if self._wanted.of_scores and Which.SCORE in structures:
             structures[Which.SCORE_GRADIENT] = derivative(structures[Which.SCORE])
+            beside[Which.SCORE_GRADIENT] = contributions(structures[Which.SCORE], self._wanted.captures)
         self._codes = {
             which: ProgramCode(
                 e,
@@ -79,6 +145,7 @@ class TilePrograms:
                 rows=spec.rows,
                 keys=spec.keys,
                 row_variables=row_variables,
+                contributions=beside.get(which, ()),
             )
             for which, structure in structures.items()
         }
@@ -191,19 +258,29 @@ class TilePrograms:
 
         return changed
 
+    @property
+    def gradient_code(self) -> ProgramCode:
+        """The derivative of the score program."""
+        return self._codes[Which.SCORE_GRADIENT]
+
     def gradient_of_row(
-        self, places: PairPlaces, row: Value
-    ) -> Callable[[Value, Value, Value, Value | None], Value]:
-        """Return what turns scores, and gradients of what they became, into gradients of the scores."""
-        code = self._codes[Which.SCORE_GRADIENT]
-        table_row = code.row(places.row(row))
+        self, places: PairPlaces, row: Value, number: int, sums: CaptureSums | None
+    ) -> RowGradient:
+        """Return what passes gradients through the score mod; those of captures are added to `sums`.
 
-        def passed(score: Value, grad: Value, column: Value, lanes: Value | None) -> Value:
-            result = code.pair(table_row, column, places.first_key, score=score, inside=lanes, grad=grad)
-            self._report(Which.SCORE_GRADIENT, result.poison, places, row, column)
-            return result.value
+        Args:
+            places: Where the pairs are.
+            row: int64, within the tile.
+            number: Of the row, among those that are walked together.
+            sums: Of captured tensors; None where none wants a gradient.
+        """
 
-        return passed
+        def report(poison: Value | None, column: Value) -> None:
+            self._report(Which.SCORE_GRADIENT, poison, places, row, column)
+
+        code, of_scores = self.gradient_code, self._wanted.query or self._wanted.key
+        values = code.row(places.row(row))
+        return RowGradient(code, values, places.first_key, sums, number, report, of_scores)
 
     def _report(
         self, which: Which, poison: Value | None, places: PairPlaces, row: Value, column: Value

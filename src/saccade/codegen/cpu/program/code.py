@@ -9,13 +9,14 @@ reads; values cross from one to the next in registers, or in tables in the threa
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.emitter import F32, F64, I64, Emitter, Value, element_of, like
+from saccade.codegen.cpu.program.contributions import Contribution
 from saccade.codegen.cpu.program.evaluation import evaluate
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.place import Evaluated, Place, Prepared
@@ -53,6 +54,7 @@ class ProgramCode:
         keys: Keys of a tile, a multiple of the lanes.
         row_variables: The variables that vary from row to row; the other ones of b and h are known to
             `begin_item`.
+        contributions: What is evaluated beside it, by `CaptureSums`.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class ProgramCode:
         rows: int,
         keys: int,
         row_variables: tuple[str, ...] = ("q_idx",),
+        contributions: Sequence[Contribution] = (),
     ) -> None:
         self._emitter = emitter
-        self._program = Prepared(emitter, which, structure, facts, arguments, row_variables)
+        self._program = Prepared(emitter, which, structure, facts, arguments, row_variables, contributions)
         split = self._program.split
         self._keys = keys
         self._row_table = Table(self._program, split.rows, rows)
@@ -76,6 +79,11 @@ class ProgramCode:
         self._items: dict[Expr, Evaluated] = {}
         self._rows_at: Value | None = None
         self._columns_at: Value | None = None
+
+    @property
+    def program(self) -> Prepared:
+        """The program, and what its places share."""
+        return self._program
 
     @property
     def row_bytes(self) -> int:
@@ -158,7 +166,28 @@ class ProgramCode:
         inside: Value | None = None,
         grad: Value | None = None,
     ) -> Evaluated:
-        """Evaluate the program for a vector of pairs: one row, consecutive keys.
+        """Evaluate the program for a vector of pairs: `result` at `place_of_pair`.
+
+        Args:
+            row: See `place_of_pair`, and so on.
+            column: See there.
+            first_key: See there.
+            score: See there.
+            inside: See there.
+            grad: See there.
+        """
+        return self.result(self.place_of_pair(row, column, first_key, score, inside, grad))
+
+    def place_of_pair(
+        self,
+        row: Row,
+        column: Value,
+        first_key: Value,
+        score: Value | None = None,
+        inside: Value | None = None,
+        grad: Value | None = None,
+    ) -> Place:
+        """Return the place of a vector of pairs: one row, consecutive keys.
 
         Args:
             row: The row.
@@ -168,12 +197,8 @@ class ProgramCode:
             inside: The lanes that are asked about, whose keys are all in range; None: every lane. Others have
                 any value, touch no memory outside a tensor and are never poison.
             grad: A vector of the precise type, the gradient of the score mod's result; read by derivatives.
-
-        Returns:
-            Vectors: BOOL of a mask, the precise type of a score.
         """
-        e, table = self._emitter, self._column_table
-        columns = {node: table.vector(self._columns_at, column, node) for node in table.nodes}
+        e = self._emitter
         given: dict[Expr, Evaluated] = {}
         if score is not None:
             given[var("score", e.precise)] = Evaluated(score)
@@ -181,13 +206,39 @@ class ProgramCode:
             # Of the type that the score mod's result has.
             for dtype in (DType.FLOAT32, DType.FLOAT64):
                 given[var("grad", dtype)] = Evaluated(_as_float(e, grad, dtype))
-        values = ChainMap(given, columns, {**row.values}, self._items)
-        first = e.builder.add(first_key, column)
-        result = evaluate(Place(self._program, values, first, inside), self._program.root)
-        poison = result.poison
+        values = ChainMap(given, self._columns(column), {**row.values}, self._items)
+        return Place(self._program, values, e.builder.add(first_key, column), inside)
+
+    def result(self, place: Place) -> Evaluated:
+        """Evaluate the program at a place of pairs.
+
+        Returns:
+            Vectors: BOOL of a mask, the precise type of a score.
+        """
+        e = self._emitter
+        found = evaluate(place, self._program.root)
+        poison = found.poison
         if poison is not None:
-            poison = e.splat(poison if inside is None else e.binary("and_", poison, inside))
-        return Evaluated(e.splat(self._precise(result.value)), poison)
+            poison = e.splat(poison if place.inside is None else e.binary("and_", poison, place.inside))
+        return Evaluated(e.splat(self._precise(found.value)), poison)
+
+    def place_of_item(self) -> Place:
+        """Return the place of what depends on b and h alone."""
+        return Place(self._program, ChainMap({}, self._items))
+
+    def place_of_row(self, row: Row) -> Place:
+        """Return the place of what does not depend on the key."""
+        return Place(self._program, ChainMap({}, {**row.values}, self._items))
+
+    def place_of_columns(self, column: Value, first_key: Value, inside: Value) -> Place:
+        """Return the place of what does not depend on the row; as for `place_of_pair`."""
+        values = ChainMap({}, self._columns(column), self._items)
+        return Place(self._program, values, self._emitter.builder.add(first_key, column), inside)
+
+    def _columns(self, column: Value) -> dict[Expr, Evaluated]:
+        """What the table holds of a vector of columns."""
+        table = self._column_table
+        return {node: table.vector(self._columns_at, column, node) for node in table.nodes}
 
     def _given(self, variables: Mapping[str, Value]) -> dict[Expr, Evaluated]:
         """Index variables in the width that their nodes have."""

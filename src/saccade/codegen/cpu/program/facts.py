@@ -13,6 +13,8 @@ __all__ = ["ProgramFacts"]
 class ProgramFacts:
     """Facts about the nodes of a program, numbered in the order of `walk` over its lowered root.
 
+    Of a derivative the roots are those of `contributions.roots_of`.
+
     They speak of the values that nodes have at pairs in range, where they have one.
 
     Attributes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
 from saccade.codegen.cpu.arguments import CaptureSlots, Which
 from saccade.codegen.cpu.emitter import Emitter, Value
+from saccade.codegen.cpu.program.contributions import Contribution, roots_of
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.split import Split
 from saccade.codegen.cpu.program.widths import Widths
@@ -46,6 +47,7 @@ class Prepared:
         facts: What is proven of it.
         arguments: The kernel's arguments.
         row_variables: The variables that vary from row to row.
+        contributions: What is evaluated beside it.
     """
 
     def __init__(
@@ -56,14 +58,17 @@ class Prepared:
         facts: ProgramFacts,
         arguments: Arguments,
         row_variables: tuple[str, ...],
+        contributions: Sequence[Contribution] = (),
     ) -> None:
         self.emitter = emitter
         self.arguments = arguments
         self.root = lower(structure.root)
-        numbers = {node: number for number, node in enumerate(walk(self.root))}
+        self.contributions = tuple(contributions)
+        numbers = {node: number for number, node in enumerate(walk(*roots_of(self.root, contributions)))}
         self.widths = Widths(numbers, facts)
         dense = facts.dense or (False,) * len(structure.captures)
-        self.split = Split(self.root, row_variables, dense)
+        beside = [part for each in contributions for part in (*each.element.args, each.value)]
+        self.split = Split(self.root, row_variables, dense, beside)
         self.numbers: tuple[int, ...] = arguments.layout.numbers[which]
         self._captures = arguments.layout.captures[which]
         self._stored = tuple(capture.dtype for capture in structure.captures)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+from saccade.codegen.cpu.program.contributions import Contribution, roots_of
 from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.ranges import ANY, Range, range_of
 from saccade.ir.dtype import DType
@@ -37,6 +38,7 @@ def prove(
     numbers: tuple[int | float, ...] = (),
     shapes: tuple[tuple[int, ...], ...] = (),
     dense: tuple[bool, ...] = (),
+    contributions: tuple[Contribution, ...] = (),
 ) -> ProgramFacts:
     r"""Return what is proven of a program for sizes.
 
@@ -49,6 +51,7 @@ def prove(
         numbers: The run-time numbers by slot.
         shapes: The shape of each captured tensor.
         dense: For each captured tensor, whether its last stride is one element.
+        contributions: What is evaluated beside it.
 
     Example:
         >>> from saccade.ir.text import parse_structure
@@ -57,7 +60,7 @@ def prove(
         >>> sorted(facts.narrow), sorted(facts.bounded)  # of q_idx, c0[q_idx], kv_idx, c0[kv_idx]
         ([0, 2], [(1, 0)])
     """
-    plan = _plan(structure.root, structure.captures)
+    plan = _plan(structure.root, structure.captures, contributions)
     if not plan.nodes:
         return ProgramFacts(dense=dense)
     exact = plan.exact
@@ -85,7 +88,7 @@ class _Plan:
     Attributes:
         nodes: Its INT64 nodes and its loads, arguments first, with their numbers in `walk` order.
         asked: The indices and dividends, of which it matters whether they are negative.
-        extents: The longest extent of each reduction axis.
+        extents: The longest extent of each axis, of reductions and of contributions.
         stored: The captured tensors' element types.
         exact: The variables and the slots of numbers that an index or a division depends on. Of other ones a
             bound is enough: a size at least as large, a number of at least the magnitude.
@@ -99,13 +102,12 @@ class _Plan:
 
 
 @lru_cache(maxsize=1024)
-def _plan(root: Expr, captures: tuple[CaptureType, ...]) -> _Plan:
-    order = list(walk(lower(root)))
+def _plan(root: Expr, captures: tuple[CaptureType, ...], contributions: tuple[Contribution, ...]) -> _Plan:
+    order = list(walk(*roots_of(lower(root), contributions)))
+    bound = [node.attr for node in order if node.op in REDUCTIONS]
     extents: dict[int, int] = {}
-    for node in order:
-        if node.op in REDUCTIONS:
-            k, extent = node.attr
-            extents[k] = max(extent, extents.get(k, 1))
+    for k, extent in (*bound, *(axis for each in contributions for axis in each.axes)):
+        extents[k] = max(extent, extents.get(k, 1))
     nodes = [(number, node) for number, node in enumerate(order) if _is_looked_at(node)]
     checked = [arg for node in order if node.op is Op.LOAD or _divides(node) for arg in node.args]
     exact = {node.attr for node in walk(*checked) if node.op in (Op.VAR, Op.NUMBER)}

@@ -37,6 +37,7 @@ class Split:
         root: The result.
         row_variables: The variables that vary from row to row.
         dense: For each capture, whether its last stride is one element.
+        beside: What else is evaluated, at a pair or further out.
 
     Attributes:
         items: The nodes of ITEM that others need.
@@ -52,13 +53,19 @@ class Split:
         (True, True)
     """
 
-    def __init__(self, root: Expr, row_variables: Sequence[str], dense: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        root: Expr,
+        row_variables: Sequence[str],
+        dense: Sequence[bool],
+        beside: Sequence[Expr] = (),
+    ) -> None:
         self.root = root
         self._dense = tuple(dense)
         self._row_bits = 0
         for name in row_variables:
             self._row_bits |= READS[name]
-        needed = self._frontier([root], Level.PAIR)
+        needed = self._frontier([root, *beside], Level.PAIR)
         self.rows = tuple(node for node in needed if self.level(node) is Level.ROW)
         self.columns = tuple(node for node in needed if self.level(node) is Level.COLUMN)
         inner = [*self._frontier(self.rows, Level.ROW), *self._frontier(self.columns, Level.COLUMN)]
@@ -82,7 +89,7 @@ class Split:
     def operands(self, node: Expr) -> Sequence[Expr]:
         """Return what must be evaluated before a node, in the scope the node is in."""
         if node.op in REDUCTIONS:
-            return self._outside(node)
+            return self.outside(node.args, axis_bit(node.attr[0]))
         form = self.ramp(node)
         if form is not None:
             return [*node.args[:-1], *(term for _, term in form.terms)]
@@ -104,18 +111,17 @@ class Split:
                 stack.extend(self.operands(node))
         return list(found)
 
-    def _outside(self, reduction: Expr) -> list[Expr]:
-        """What a reduction's body needs that does not read its axis."""
-        bit = axis_bit(reduction.attr[0])
+    def outside(self, bodies: Iterable[Expr], axes: int) -> list[Expr]:
+        """Return what the bodies of a loop need that does not read its axes, given as bits of `reads`."""
         found: dict[Expr, None] = {}
         seen: set[Expr] = set()
-        stack = [reduction.args[0]]
+        stack = list(bodies)
         while stack:
             node = stack.pop()
             if node in seen:
                 continue
             seen.add(node)
-            if not node.reads & bit:
+            if not node.reads & axes:
                 found[node] = None
             else:
                 stack.extend(self.operands(node))

@@ -1,0 +1,171 @@
+"""Where the gradients of captured tensors are summed: in copies, or in one memory and by whom.
+
+A copy for every item of work is summed without a thought of who else does; copies that would take more memory
+than the call itself are replaced by one memory. Then chunks of work that may touch the same element belong to
+one item. Both follow from the problem alone, so sums are the same to the bit from run to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from saccade.backends.cpu.arguments import Block
+from saccade.backends.cpu.backward_work import CHUNK_AXES, most_chunks
+from saccade.backends.cpu.work import Extent
+from saccade.codegen.cpu.arguments import SumSlots
+from saccade.codegen.cpu.backward_captures import COPY_BYTES
+from saccade.codegen.cpu.program.contributions import Contribution, contributions
+from saccade.ir.dtype import DType
+from saccade.ir.expr import Expr
+from saccade.ir.ops import Op
+from saccade.problem import AttentionProblem, ModFacts, Wanted
+from saccade.runtime.team import alone_in_child
+from saccade.tracing.dtypes import TORCH
+
+__all__ = ["CapturePlan", "CaptureSum", "capture_plan"]
+
+_MOST_COPIES = 2**24  # bytes; more where queries, keys and values have more
+
+
+@final
+@dataclass(frozen=True)
+class CaptureSum:
+    """The sums of one captured tensor's gradient.
+
+    Attributes:
+        slot: The capture.
+        shape: Its shape.
+        dtype: What is summed in.
+        is_shared: Whether all items have one memory; else each has a copy.
+    """
+
+    slot: int
+    shape: tuple[int, ...]
+    dtype: DType
+    is_shared: bool
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a copy."""
+        return -(-prod(self.shape) * self.dtype.itemsize // COPY_BYTES) * COPY_BYTES
+
+    def fill(self, block: Block, slots: SumSlots) -> Tensor:
+        """Write where the sums are, but for copies, and return what holds them, of `bytes`."""
+        length = self.bytes // self.dtype.itemsize
+        with alone_in_child():
+            held = (torch.zeros if self.is_shared else torch.empty)(length, dtype=TORCH[self.dtype])
+        block[slots.total] = held.data_ptr()
+        block[slots.copy] = 0 if self.is_shared else self.bytes
+        if self.is_shared:
+            block[slots.sums] = held.data_ptr()
+        return held
+
+    def gradient(self, held: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the gradient, of a dtype, from what `fill` returned."""
+        with alone_in_child():
+            return held[: prod(self.shape)].view(self.shape).to(dtype)
+
+
+@final
+@dataclass(frozen=True)
+class CapturePlan:
+    """How all gradients of captured tensors are summed.
+
+    Attributes:
+        sums: Of each capture whose gradient is wanted, in the order of slots.
+        apart: The axes of chunks, of `CHUNK_AXES`, along which no two touch one element of a shared memory;
+            all of them where there is none.
+    """
+
+    sums: tuple[CaptureSum, ...] = ()
+    apart: frozenset[str] = CHUNK_AXES
+
+
+def capture_plan(problem: AttentionProblem, wanted: Wanted, types: Mapping[int, DType]) -> CapturePlan:
+    """Return how gradients of captures are summed.
+
+    Args:
+        problem: The problem.
+        wanted: Which gradients are.
+        types: What the kernel sums each of them in, by slot.
+    """
+    if not types:
+        return CapturePlan()
+    score = problem.score
+    assert score is not None, "only a score_mod's captures want gradients"
+    chunks = most_chunks(Extent.of(problem))
+    room = _room(problem)
+    sums = []
+    # The smallest first: as many as there is room for have copies.
+    for slot in sorted(types, key=lambda slot: (prod(score.capture_shapes[slot]), slot)):
+        own = CaptureSum(slot, score.capture_shapes[slot], types[slot], is_shared=False)
+        room -= chunks * own.bytes
+        if room < 0:
+            own = CaptureSum(slot, own.shape, own.dtype, is_shared=True)
+        sums.append(own)
+    sums.sort(key=lambda each: each.slot)
+    shared = [each.slot for each in sums if each.is_shared]
+    return CapturePlan(tuple(sums), _apart(score, wanted.captures, shared))
+
+
+def _room(problem: AttentionProblem) -> int:
+    """Bytes that copies may take."""
+    width, itemsize = problem.head_dim + problem.value_dim, problem.dtype.itemsize
+    queries = problem.batch * problem.q_heads * problem.q_len * problem.head_dim
+    keys = problem.kv_batch * problem.kv_heads * problem.kv_len * width
+    return max(_MOST_COPIES, 2 * (queries + keys) * itemsize)
+
+
+def _apart(score: ModFacts, wanted: tuple[bool, ...], shared: list[int]) -> frozenset[str]:
+    """The axes along which all contributions to shared sums name different elements."""
+    found = contributions(score.structure, wanted)
+    of_slots = [[each for each in found if each.slot == slot] for slot in shared]
+    return frozenset(
+        name for name in CHUNK_AXES if all(_is_injective(name, each, score.numbers) for each in of_slots)
+    )
+
+
+def _is_injective(name: str, found: list[Contribution], numbers: tuple[int | float, ...]) -> bool:
+    """Whether one dimension is, in every contribution, the variable and the same offset."""
+    places = [
+        {(dim, _offset(index, name, numbers)) for dim, index in enumerate(each.element.args)}
+        for each in found
+    ]
+    return any(
+        all(place in others for others in places)
+        for place in (places[0] if places else {(0, 0)})
+        if place[1] is not None
+    )
+
+
+@lru_cache(maxsize=1024)
+def _offset(index: Expr, name: str, numbers: tuple[int | float, ...]) -> int | None:
+    """What is added to a variable to give an index, if that is all and not negative; else None.
+
+    A negative one would count some elements from the end.
+    """
+    offset, variables = 0, 0
+    stack = [(1, index)]
+    while stack:
+        sign, node = stack.pop()
+        if node.op is Op.VAR and node.attr == name and sign > 0:
+            variables += 1
+        elif node.op is Op.CONST:
+            offset += sign * int(node.attr)
+        elif node.op is Op.NUMBER:
+            offset += sign * int(numbers[node.attr])
+        elif node.op in _SIGNS:
+            stack.extend((sign * own, arg) for own, arg in zip(_SIGNS[node.op], node.args, strict=True))
+        else:
+            return None
+    return offset if variables == 1 and 0 <= offset < 2**62 else None
+
+
+_SIGNS = {Op.ADD: (1, 1), Op.SUB: (1, -1)}
