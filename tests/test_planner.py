@@ -25,7 +25,8 @@ def twice(score, b, h, q_idx, kv_idx):
 
 
 CHANGED = dataclasses.replace(PLAIN, score=ModFacts(trace(twice).structure, (2.0,)))
-WANTING = dataclasses.replace(CHANGED, needs_grad=True)
+# More dimensions than the engine has, and a gradient that torch's flex_attention has not.
+WANTING = dataclasses.replace(CHANGED, head_dim=513, needs_grad=True)
 
 
 def test_the_engine_of_the_cpu_goes_first() -> None:
@@ -33,11 +34,15 @@ def test_the_engine_of_the_cpu_goes_first() -> None:
     assert (chosen.backend, chosen.refusals, chosen.schedule) == ("cpu", {}, Schedule(q_tile=8))
 
 
-def test_plain_attention_with_a_gradient_goes_to_sdpa() -> None:
-    assert plan(dataclasses.replace(PLAIN, needs_grad=True)).backend == "sdpa"
+def test_a_gradient_changes_nothing() -> None:
+    assert plan(dataclasses.replace(CHANGED, needs_grad=True)).backend == "cpu"
 
 
-def test_small_problems_with_a_gradient_go_to_eager() -> None:
+def test_plain_attention_that_it_cannot_goes_to_sdpa() -> None:
+    assert plan(dataclasses.replace(PLAIN, head_dim=1024, value_dim=1024)).backend == "sdpa"
+
+
+def test_small_problems_that_it_cannot_go_to_eager() -> None:
     chosen = plan(WANTING)
     assert chosen.backend == "eager"
     assert chosen.refusals["sdpa"] == ("it changes no scores, and there is a score_mod",)

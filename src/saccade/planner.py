@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
 
-from saccade.backends.base import Kernel
+from saccade.backends.base import BackwardKernel, Kernel
 from saccade.backends.registry import ENTRIES, Visibility, candidates, load
 from saccade.errors import ArgumentError, BackendError
 from saccade.problem import AttentionProblem
@@ -51,6 +51,10 @@ class Plan:
     def compile(self) -> Kernel:
         """Return the callable that runs the problem."""
         return load(self.backend).compile(self.problem, self.schedule)
+
+    def compile_backward(self) -> BackwardKernel | None:
+        """Return what computes its gradients apart; None where torch's operations compute it."""
+        return load(self.backend).compile_backward(self.problem, self.schedule)
 
 
 def plan(problem: AttentionProblem, backend: str = AUTO, schedule: Schedule | None = None) -> Plan:

@@ -327,9 +327,3 @@ def test_torchs_own_mask_is_refused() -> None:
     block_mask = create_block_mask(causal, None, None, 7, 9, device="cpu").to_torch()
     with pytest.raises(Exception, match=r"BlockMask\.from_torch"):
         compiled(flex_attention)(*inputs, block_mask=block_mask, enable_gqa=True)
-
-
-def test_a_gradient_is_refused() -> None:
-    query = torch.randn(1, 2, 8, 4, requires_grad=True)
-    with torch.enable_grad(), pytest.raises(Exception, match="no gradient yet"):
-        compiled(flex_attention)(query, query, query, mask_mod=sliding_window(3), backend="eager")

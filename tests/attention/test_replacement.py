@@ -192,7 +192,7 @@ class TestWhatIsTaken:
     ) -> None:
         others = {name: "it is not asked here" for name in backend_names() if name != "sdpa"}
         monkeypatch.setattr(replacement, "_NO_GAIN", others)
-        query, key, value = operands()
+        query, key, value = operands(1, 2, 5, 513)  # more dimensions than the engine has
         with replace_sdpa() as replaced:
             imported_early(query, key, value, torch.zeros(5, 5))
             monkeypatch.setenv("SACCADE_EAGER_LIMIT", "0")
@@ -202,7 +202,7 @@ class TestWhatIsTaken:
     def test_auto_without_an_engine_to_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replacement, "_NO_GAIN", dict.fromkeys(backend_names(), "it is not asked here"))
         monkeypatch.setenv("SACCADE_EAGER_LIMIT", "0")
-        query, key, value = operands()
+        query, key, value = operands(1, 2, 5, 513)
         with replace_sdpa() as replaced:
             imported_early(query, key, value)
             imported_early(query, key, value, torch.zeros(5, 5, requires_grad=True))

@@ -404,3 +404,19 @@ def test_a_table_argument_without_a_gradient_is_read() -> None:
             return (grad, None, None, None)
 
     check(lambda score, b, h, q_idx, kv_idx: Indexed.apply(score, TABLE, h), SCORE)
+
+
+def test_torch_keeps_knowing_a_bound_apply() -> None:
+    apply, plain = StraightThrough.apply, Function.__dict__["apply"]
+
+    def score_mod(score, b, h, q_idx, kv_idx):
+        return StraightThrough.apply(score)
+
+    def scaled(x):
+        traced = trace(score_mod, SCORE)  # a Function inside a transform, without a setup_context
+        assert any(expr.op is Op.CUSTOM for expr in walk(traced.root))
+        return (2 * x).sum()
+
+    torch.testing.assert_close(torch.func.grad(scaled)(torch.ones(3)), torch.full((3,), 2.0))
+    assert Function.__dict__["apply"] is plain
+    assert StraightThrough.apply == apply  # by which torch.compile knows it

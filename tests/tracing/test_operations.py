@@ -194,6 +194,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "torch.ops packet": lambda x: torch.ops.aten.exp(x),
     "squeeze": lambda x: x.unsqueeze(0).squeeze(),
     "view": lambda x: x.view(1, 1).reshape(()),
+    "view_as": lambda x: x.view_as(x) + x.reshape_as(x),
     "axis": lambda x: x[None].sum(0),
     "expand": lambda x: x.expand(3).sum(),
     "sum of itself": lambda x: x.sum(),

@@ -115,7 +115,8 @@ def flex_attention(
         key: `[B, Hkv, K, D]` of the same dtype; its batch may be 1, to serve every batch.
         value: `[B, Hkv, K, Dv]`, likewise; Dv may differ from D.
         score_mod: A function of `(score, b, h, q_idx, kv_idx)` that returns the new score, or a `Program` of
-            one. Tensors that it reads get gradients, 0-d ones too. None: unchanged scores.
+            one. Tensors that it reads get gradients, 0-d ones too; those of cpu are the same to the bit from
+            run to run, for any number of threads. None: unchanged scores.
         block_mask: A mask from `create_block_mask`, or torch's own BlockMask. None: nothing is hidden.
         scale: What q·k is multiplied by. None: 1/√D.
         enable_gqa: Whether Hq may be a multiple of Hkv: query head h reads key head `h // (Hq / Hkv)`.
@@ -125,16 +126,18 @@ def flex_attention(
             reach torch.
         return_aux: Which further results to return: an `AuxRequest`, ours or torch's.
         mask_mod: A function of `(b, h, q_idx, kv_idx)` that is True where the query may see the key. With a
-            block_mask, both must hold. For repeated use a block_mask is faster, as it is analysed once.
+            block_mask, both must hold. For repeated use a block_mask is faster, as it is analysed once. A
+            mask reads no tensor that requires a gradient, for there is none through True and False.
         sinks: `[Hq]`, floating: the score of one more key a head, which has no value (attention sinks). None:
             none.
         dropout_p: The probability of dropping a weight, in [0, 1]. Drawn from torch's generator, so
             `torch.manual_seed` repeats it; always active when above 0, so pass 0.0 in evaluation.
         backend: Who computes it: "auto", or one of "cpu", "sdpa", "flex_attention", "eager", which runs or
-            raises. On a CPU "auto" takes cpu, and where a gradient or the weights are wanted, sdpa where it
-            is exact, eager for small problems, and torch's compiled flex_attention beyond; on other devices
-            sdpa, flex_attention, and eager for small problems. See `explain`. Where the processor multiplies
-            pairs of bfloat16 (AVX512-BF16), cpu takes subnormal bfloat16 numbers for 0, as it does.
+            raises. On a CPU "auto" takes cpu, gradients included, and for what it has not (the weights,
+            forward-mode derivatives) sdpa where it is exact, eager for small problems, and torch's compiled
+            flex_attention beyond; on other devices sdpa, flex_attention, and eager for small problems. See
+            `explain`. Where the processor multiplies pairs of bfloat16 (AVX512-BF16), cpu takes subnormal
+            bfloat16 numbers for 0, as it does.
 
     Returns:
         The output `[B, Hq, Q, Dv]` of the query's dtype, its dimensions ordered in memory like the query's.
@@ -144,8 +147,8 @@ def flex_attention(
         ArgumentTypeError: An argument is the wrong kind of object.
         ShapeError: Shapes do not fit each other, or the block mask.
         DTypeError: Dtypes differ or are not floating.
-        ArgumentError: A device, scale, dropout_p, backend or kernel option cannot be used, or return_lse and
-            return_aux are both given.
+        ArgumentError: A device, scale, dropout_p, backend or kernel option cannot be used, return_lse and
+            return_aux are both given, or a mask reads a tensor that requires a gradient.
         MaskAxisError: The block mask was made for another number of batches or heads.
         OperandError: The cpu backend finds a tensor whose storage was freed or resized.
         StaleMaskError: A tensor the block mask was made from has changed.

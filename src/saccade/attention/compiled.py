@@ -25,6 +25,7 @@ from saccade.block_mask import BlockMask
 from saccade.block_mask.packed import PackedMask
 from saccade.errors import UnsupportedError
 from saccade.ir.dtype import DType
+from saccade.ir.program import Program
 from saccade.ir.structure import ModKind
 from saccade.torch_ops.routing import has_data
 from saccade.torch_ops.unpacking import unpacked
@@ -102,16 +103,14 @@ def _call(
             query,
             key,
             value,
-            score_mod=None
-            if score is None
-            else trace(Replayed(score), ModKind.SCORE, score_dtype=score_dtype, device=query.device),
+            score_mod=_program(score, ModKind.SCORE, score_dtype, query),
             block_mask=unpacked(pieces) if pieces is not None and has_data(pieces.runs[0]) else pieces,
             # Symbols for what is no length are settled here: the graph is made anew where they change.
             scale=None if scale is None else float(scale),
             enable_gqa=enable_gqa,
             kernel_options=kernel_options,
             return_aux=AuxRequest(*wanted),
-            mask_mod=None if mask is None else trace(Replayed(mask), ModKind.MASK, device=query.device),
+            mask_mod=_program(mask, ModKind.MASK, score_dtype, query),
             sinks=sinks,
             dropout_p=float(dropout_p),
             backend=backend,
@@ -120,6 +119,21 @@ def _call(
     results = compute(request, planned(request))
     found = (results.out, results.lse, results.max_scores, results.weights)
     return tuple([result for result in found if result is not None])
+
+
+def _program(record: Record | None, kind: ModKind, score_dtype: DType, query: Tensor) -> Program | None:
+    """What a record says."""
+    if record is None:
+        return None
+    program = trace(Replayed(record), kind, score_dtype=score_dtype, device=query.device)
+    # All that a record names is an input of the graph, without data like the query.
+    if not has_data(query) and any(has_data(capture) for capture in program.captures):  # type: ignore[arg-type]
+        raise UnsupportedError(
+            "under torch.compile, a custom autograd Function in a mod reads a tensor that it was not given; "
+            "index the tensor in the mod and pass the element to apply(), or trace the mod before, outside "
+            f"the compiled part: {kind.value}_mod=saccade.trace(mod)"
+        )
+    return program
 
 
 def _admit() -> None:

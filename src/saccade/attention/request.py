@@ -21,6 +21,7 @@ from saccade.attention.validate import (
     require_choice,
     require_dense,
     require_dropout,
+    require_no_grad,
     require_scale,
     require_shapes,
     require_sinks,
@@ -168,6 +169,7 @@ def _block_mask(given: object, query: Tensor, key: Tensor) -> BlockMask | Packed
             "move it with .to(query.device)"
         )
     require_captures_on(query.device, given.program, "block_mask")
+    require_no_grad(given.program, "block_mask")
     hides_nothing = given.analysed and given.program.is_noop
     return None if hides_nothing else given
 
@@ -201,6 +203,7 @@ def _mask(mod: MaskMod | None, query: Tensor) -> Program | None:
         return None
     program = trace(mod, ModKind.MASK, device=query.device)
     require_captures_on(query.device, program, "mask_mod")
+    require_no_grad(program, "mask_mod")
     return None if program.is_noop else program
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "require_choice",
     "require_dense",
     "require_dropout",
+    "require_no_grad",
     "require_scale",
     "require_shapes",
     "require_sinks",
@@ -205,6 +206,24 @@ def require_captures_on(device: torch.device, program: Program, argument: str) -
             raise ArgumentError(
                 f"{argument} must read tensors on the query's device, got {name}.device={capture.device} and "
                 f"query.device={device}; move it with .to(query.device)"
+            )
+
+
+def require_no_grad(program: Program, argument: str) -> None:
+    """Check that no gradient is wanted for a tensor that a mask reads.
+
+    Raises:
+        ArgumentError: One requires a gradient, and gradients are being recorded.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for slot, capture in enumerate(program.captures):
+        if isinstance(capture, Tensor) and capture.requires_grad:
+            name = program.names[slot] if slot < len(program.names) else f"capture {slot}"
+            raise ArgumentError(
+                f"{argument} must read tensors without a gradient, got {name}.requires_grad=True: a pair is "
+                f"visible or not, and nothing in between tells how that should change; read "
+                f"{name}.detach(), or, for it to learn, change scores with it in score_mod"
             )
 
 

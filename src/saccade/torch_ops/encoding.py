@@ -79,10 +79,20 @@ class FlatCall(NamedTuple):
     backend: str
 
     @property
-    def differentiable(self) -> list[Tensor]:
-        """The tensors through which a derivative may come."""
-        tensors = [self.query, self.key, self.value, *self.captures]
-        return tensors if self.sinks is None else [*tensors, self.sinks]
+    def tensors(self) -> list[Tensor | None]:
+        """The tensors of the call, but for the block mask's own: q, k, v, sinks, seed, captures."""
+        return [self.query, self.key, self.value, self.sinks, self.dropout_seed, *self.captures]
+
+    def with_tensors(self, tensors: Sequence[Tensor | None]) -> FlatCall:
+        """Return the call with other tensors, in the order of `tensors`."""
+        query, key, value, sinks, seed, *captures = tensors
+        changed: dict[str, Any] = {"query": query, "key": key, "value": value, "captures": captures}
+        return self._replace(**changed, sinks=sinks, dropout_seed=seed)
+
+    @property
+    def score_captures(self) -> int:
+        """How many of the captures are the score's; they are the first ones."""
+        return len(understood(self.score_program).captures) if self.score_program else 0
 
 
 def encode(

@@ -1,40 +1,57 @@
-"""The operator `saccade::attention`: attention as one node that torch's compilers see and never enter.
+"""The operators `saccade::attention` and `saccade::attention_backward`.
 
-Owns its registration: schema, kernel, shapes without data, and the refusal of derivatives, which it does
-not have yet. What its arguments mean is in `encoding`; who computes is said by the last of them. Outputs have
-strides that follow from the query's alone, and one that is not wanted is an empty tensor.
+They are nodes that torch's compilers see and never enter. Owns their registration: schemas, kernels, shapes
+without data, and how the second differentiates the first. What their arguments mean is in `encoding`; who
+computes is said by the last of them. Outputs have strides that follow from the query's alone, and one that is
+not wanted is an empty tensor.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
 from saccade.backends.base import Operands, Results
+from saccade.backends.differentiation import Tensors, recorded
 from saccade.backends.layout import like_query
 from saccade.backends.surroundings import carries_tangent
 from saccade.block_mask.packed import PackedMask
 from saccade.errors import UnsupportedError
 from saccade.planner import plan
-from saccade.problem import AttentionProblem
+from saccade.problem import AttentionProblem, Wanted
 from saccade.torch_ops.encoding import LSE, MAX_SCORES, FlatCall, decode, encode
+from saccade.torch_ops.recomputing import Recomputing
 
-__all__ = ["SCHEMA", "attention"]
+__all__ = ["SCHEMAS", "attention"]
 
-SCHEMA = (
-    "attention(Tensor q, Tensor k, Tensor v, Tensor[] captures, Tensor[] runs, SymInt[] ints, "
+_CALL = (
+    "Tensor q, Tensor k, Tensor v, Tensor[] captures, Tensor[] runs, SymInt[] ints, "
     "float[] floats, str score_program, str mask_program, Tensor? sinks, Tensor? dropout_seed, "
-    "Tensor? page_table, float dropout_p, float scale, int outputs, str backend) "
-    "-> (Tensor out, Tensor lse, Tensor max)"
+    "Tensor? page_table, float dropout_p, float scale, int outputs, str backend"
 )
+_BACKWARD = "Tensor out, Tensor lse, Tensor? grad_out, Tensor? grad_lse, bool[] needed"
+SCHEMAS = (
+    f"attention({_CALL}) -> (Tensor out, Tensor lse, Tensor max)",
+    f"attention_backward({_CALL}, {_BACKWARD}) -> Tensor[]",
+)
+"""Flags say whose gradients are needed: of q, k, v, sinks, the seed (never) and of each capture; these are
+returned, in this order."""
 
+_OWN = 5  # arguments of the backward beside the call's
 _Outputs = tuple[Tensor, Tensor, Tensor]
 
 _library = Library("saccade", "DEF")  # type: ignore[no-untyped-call]
-_library.define(SCHEMA)  # type: ignore[no-untyped-call]
+for _schema in SCHEMAS:
+    _library.define(_schema)  # type: ignore[no-untyped-call]
+
+_NO_TANGENT = (
+    "the operator saccade::attention has no forward-mode derivative, and a tangent travels with an input of "
+    "it; call flex_attention outside torch.compile with backend='eager', which has"
+)
 
 
 def attention(
@@ -49,29 +66,56 @@ def attention(
         backend: The engine that shall compute it.
 
     Raises:
-        UnsupportedError: A derivative is needed, or the weights are wanted.
+        UnsupportedError: A forward-mode derivative is needed, or the weights are wanted.
     """
     if problem.needs_tangent:
         raise UnsupportedError(_NO_TANGENT)
-    if problem.needs_grad:
-        raise UnsupportedError(_NO_GRADIENT)
     flat = encode(problem, operands, block_mask, backend)
-    out, lse, max_scores = torch.ops.saccade.attention.default(*flat)
     wanted = problem.outputs
-    return Results(out, lse if wanted.lse else None, max_scores if wanted.max_scores else None)
+    if problem.needs_grad:
+        # Not left to the dispatcher: what torch.func does to it must reach the function itself.
+        results = recorded(_OperatorCall(flat), flat.tensors)
+    else:
+        results = Results(*torch.ops.saccade.attention.default(*flat))
+    return Results(
+        results.out,
+        results.lse if wanted.lse else None,
+        results.max_scores if wanted.max_scores else None,
+    )
 
 
-_NO_GRADIENT = (
-    "the operator saccade::attention has no gradient yet, and an input of it requires one; compute under "
-    "torch.no_grad(), or call flex_attention outside torch.compile with backend='eager'"
-)
-_NO_TANGENT = (
-    "the operator saccade::attention has no forward-mode derivative, and a tangent travels with an input of "
-    "it; call flex_attention outside torch.compile with backend='eager', which has"
-)
+@final
+class _OperatorCall:
+    """A call of the operator that is differentiated by the other; see `Differentiable`.
+
+    Args:
+        flat: The call.
+    """
+
+    def __init__(self, flat: FlatCall) -> None:
+        self._form = flat.with_tensors([None] * len(flat.tensors))._replace(outputs=flat.outputs | LSE)
+
+    def attend(self, tensors: Tensors) -> Results:
+        """Compute the call."""
+        return Results(*torch.ops.saccade.attention.default(*self._form.with_tensors(tensors)))
+
+    def differentiate(
+        self,
+        tensors: Tensors,
+        results: Results,
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        needed: tuple[bool, ...],
+    ) -> list[Tensor]:
+        """Compute gradients."""
+        flat = self._form.with_tensors(tensors)
+        gradients: list[Tensor] = torch.ops.saccade.attention_backward.default(
+            *flat, results.out, results.lse, grad_out, grad_lse, list(needed)
+        )
+        return gradients
 
 
-def _kernel(*arguments: Any) -> _Outputs:
+def _attend(*arguments: Any) -> _Outputs:
     call = FlatCall(*arguments)
     problem, operands = decode(call)
     results = plan(problem, call.backend).compile()(operands)
@@ -87,8 +131,8 @@ def _row_dtype(query: Tensor) -> torch.dtype:
     return torch.float64 if query.dtype is torch.float64 else torch.float32
 
 
-def _shapes(*arguments: Any) -> _Outputs:
-    """Outputs of the right shapes, strides and dtypes, for tensors without data."""
+def _attend_without_data(*arguments: Any) -> _Outputs:
+    """Outputs of the right shapes, strides and dtypes."""
     call = FlatCall(*arguments)
     query, rows = call.query, call.query.shape[:3]
     out = like_query(query.new_empty((*rows, call.value.shape[3])), query)
@@ -99,18 +143,54 @@ def _shapes(*arguments: Any) -> _Outputs:
     return out, lse, max_scores
 
 
-def _refuse_derivative(*arguments: Any) -> _Outputs:
-    """Stand where the derivative will be: nothing is detached in silence."""
-    tensors = FlatCall(*arguments).differentiable
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        raise UnsupportedError(_NO_GRADIENT)
+def _attend_differentiably(*arguments: Any) -> _Outputs:
+    """The call where autograd may record."""
+    call = FlatCall(*arguments)
+    tensors = call.tensors
     if carries_tangent(tensors):
         raise UnsupportedError(_NO_TANGENT)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors):
+        results = recorded(_OperatorCall(call), tensors)
+        assert results.lse is not None, "the operator returns tensors"
+        assert results.max_scores is not None, "the operator returns tensors"
+        lse = results.lse if call.outputs & LSE else results.lse.new_empty(0)
+        return results.out, lse, results.max_scores
     with torch._C._AutoDispatchBelowAutograd():
         outputs: _Outputs = torch.ops.saccade.attention.default(*arguments)
     return outputs
 
 
-_library.impl("attention", _kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_library.impl("attention", _refuse_derivative, "Autograd")  # type: ignore[no-untyped-call]
-register_fake("saccade::attention", _shapes, lib=_library)
+def _differentiate(*arguments: Any) -> list[Tensor]:
+    call, (out, lse, grad_out, grad_lse, needed) = FlatCall(*arguments[:-_OWN]), arguments[-_OWN:]
+    problem, operands = decode(call)
+    wants_lse = replace(problem.outputs, lse=True)
+    chosen = plan(replace(problem, needs_grad=True, outputs=wants_lse), call.backend)
+    backward = chosen.compile_backward() or Recomputing(chosen.compile())
+    query, key, value, sinks, _, *captures = needed
+    read = call.score_captures
+    wanted = Wanted(query, key, value, sinks, tuple(captures[:read]))
+    found = backward(operands, Results(out, lse), grad_out, grad_lse, wanted)
+    every = (found.query, found.key, found.value, found.sinks, *found.captures)
+    gradients = [gradient for gradient in every if gradient is not None]
+    # Through a bool flows no gradient.
+    masks = zip(call.captures[read:], captures[read:], strict=True)
+    return gradients + [torch.zeros_like(capture) for capture, asked in masks if asked]
+
+
+def _differentiate_without_data(*arguments: Any) -> list[Tensor]:
+    """Gradients of the right shapes, strides and dtypes."""
+    call, needed = FlatCall(*arguments[:-_OWN]), arguments[-1]
+    gradients = []
+    for place, (tensor, asked) in enumerate(zip(call.tensors, needed, strict=True)):
+        if asked:
+            assert tensor is not None, "only what is there is needed"
+            made = tensor.new_empty(tensor.shape)
+            gradients.append(like_query(made, tensor) if place == 0 else made)
+    return gradients
+
+
+_library.impl("attention", _attend, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("attention", _attend_differentiably, "Autograd")  # type: ignore[no-untyped-call]
+register_fake("saccade::attention", _attend_without_data, lib=_library)
+_library.impl("attention_backward", _differentiate, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+register_fake("saccade::attention_backward", _differentiate_without_data, lib=_library)

@@ -1,9 +1,10 @@
 """Custom `torch.autograd.Function`s: the user's backward is the derivative.
 
 `Function.apply` looks at tensors only, so a traced value would pass through `forward` and lose its
-`backward`. It is wrapped once, for good; calls without traced values go straight on. So is what it calls in
-turn, because a bound `f = MyFunction.apply` made before then holds on to the unwrapped method. With a traced
-value, forward and backward are both traced into a CUSTOM node: the value, its inputs, and for each input the
+`backward`. What it calls in turn is wrapped once, for good; calls without traced values go straight on.
+`Function.apply` itself calls something else inside torch.func's transforms, so there it is wrapped too, but
+only while a mod is traced: `torch.compile` knows a bound `f = MyFunction.apply` by it. With a traced value,
+forward and backward are both traced into a CUSTOM node: the value, its inputs, and for each input the
 gradient in terms of the variable `cotangent`.
 """
 
@@ -13,8 +14,10 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
@@ -28,24 +31,46 @@ from saccade.tracing.value import Value
 
 __all__ = ["intercept_functions"]
 
+_PLAIN = Function.__dict__["apply"]
 _lock = threading.Lock()
 _done = False
 
 
-def intercept_functions() -> None:
-    """Make `Function.apply` know traced values; done once in a process."""
+def intercept_functions() -> AbstractContextManager[None]:
+    """Make `Function.apply` know traced values: once in a process, and in the context that is returned."""
     global _done
-    if _done:
-        return
-    with _lock:
-        if not _done:
-            outer = _knowing(Function.__dict__["apply"].__func__)
-            Function.apply = classmethod(outer)  # type: ignore[method-assign, assignment]
-            inner = _knowing(
-                lambda cls, *args, **kwargs: super(_SingleLevelFunction, cls).apply(*args, **kwargs)
-            )
-            _SingleLevelFunction.apply = classmethod(inner)  # type: ignore[attr-defined]
-            _done = True
+    if not _done:
+        with _lock:
+            if not _done:
+                inner = _knowing(
+                    lambda cls, *args, **kwargs: super(_SingleLevelFunction, cls).apply(*args, **kwargs)
+                )
+                _SingleLevelFunction.apply = classmethod(inner)  # type: ignore[attr-defined]
+                _done = True
+    return _inside_transforms if torch._C._are_functorch_transforms_active() else _elsewhere
+
+
+class _InsideTransforms:
+    """Wraps `Function.apply` as long as one thread or more is in the context."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        with _lock:
+            self._depth += 1
+            if self._depth == 1:
+                Function.apply = classmethod(_knowing(_PLAIN.__func__))  # type: ignore[method-assign, assignment]
+
+    def __exit__(self, *exception: object) -> None:
+        with _lock:
+            self._depth -= 1
+            if self._depth == 0:
+                Function.apply = _PLAIN  # type: ignore[method-assign]
+
+
+_inside_transforms = _InsideTransforms()
+_elsewhere = nullcontext()
 
 
 def _knowing(original: Callable[..., Any]) -> Callable[..., Any]:

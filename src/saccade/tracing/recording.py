@@ -10,13 +10,15 @@ Owns the form of a record. Invariant: nothing here knows what an operation means
 
     record     (steps, result)
     step       (operation, arguments, keywords, values of the keywords); step i makes value i
-    operation  "argument" of the mod, "program" for the call of one, ".clamp" for a method of the first
-               argument, "@dtype" for an attribute of it, or the name of a torch function
+    operation  "argument" of the mod, "program" for the call of one, "apply" for that of a custom autograd
+               Function, ".clamp" for a method of the first argument, "@dtype" for an attribute of it, or
+               the name of a torch function
     argument   "%3" for value 3, "'text" for a string, a tuple or list of arguments, anything else as it is
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from saccade.errors import TraceError, UnsupportedError
 from saccade.ir.program import Program
 from saccade.ir.spelling import names_in, spelled, understood
 from saccade.ir.structure import Structure
@@ -33,11 +36,14 @@ __all__ = ["Record", "Replayed", "recorded"]
 Step: TypeAlias = tuple[str, tuple[Any, ...], tuple[str, ...], tuple[Any, ...]]
 Record: TypeAlias = tuple[tuple[Step, ...], Any]
 
-_ARGUMENT, _PROGRAM, _METHOD, _ATTRIBUTE = "argument", "program", ".", "@"
+_ARGUMENT, _PROGRAM, _APPLY, _METHOD, _ATTRIBUTE = "argument", "program", "apply", ".", "@"
 _VALUE, _TEXT = "%", "'"
 
 # A value is made of a tensor without data that is like nothing a mod could read; its first size is its place.
 _DTYPE, _DEVICE, _SIZES = torch.complex64, "meta", (0, 7919)
+
+# Where Dynamo follows `Function.apply`: module, class, method. Looked up in modules that it has loaded.
+_FOLLOWER = ("torch._dynamo.variables.misc", "AutogradFunctionVariable", "call_apply")
 
 # What `x += y` is to torch, and what it means for a value: its name stands for the sum from there on.
 _IN_PLACE = {
@@ -55,8 +61,8 @@ _IN_PLACE = {
     ".__irshift__": ".__rshift__",
 }
 
-# The torch functions that records name. One is entered before its name stands in a record, and stays: there
-# is no telling how long a compiled graph lives.
+# The torch functions and custom Functions that records name. One is entered before its name stands in a
+# record, and stays: there is no telling how long a compiled graph lives.
 _functions: dict[str, Callable[..., Any]] = {}
 
 
@@ -68,11 +74,18 @@ def recorded(mod: Callable[..., Any], dtypes: Sequence[torch.dtype], device: tor
         dtypes: The dtype that each of its arguments tells.
         device: The device that they tell.
     """
+    if not isinstance(mod, Program):
+        _watch_functions()
     steps: list[Step] = []
     arguments = [_add(steps, (_ARGUMENT, (), (), ()), _told(dtype, device)) for dtype in dtypes]
-    with _Recording(steps):
-        result = mod(*arguments)
+    result = _called(mod, arguments, steps)
     return tuple(steps), _written(result, steps)
+
+
+def _called(mod: Callable[..., Any], arguments: list[_Recorded], steps: list[Step]) -> Any:
+    """What the mod returns; its own frame, because `_steps_of` looks for it."""
+    with _Recording(steps):
+        return mod(*arguments)
 
 
 @final
@@ -123,6 +136,8 @@ def _done(operation: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if operation == _PROGRAM:
         text, captures, numbers, arguments = args
         return Program(understood(text), captures, numbers, names_in(text))(*arguments)
+    if operation == _APPLY:
+        return _functions[args[0]].apply(*args[1:], **kwargs)  # type: ignore[attr-defined]
     return _functions[operation](*args, **kwargs)
 
 
@@ -235,7 +250,7 @@ def _is_absolute(argument: Any) -> bool:
     """
     if not isinstance(argument, Tensor) or isinstance(argument, _Recorded):
         return False
-    return argument.device.type == _DEVICE and argument.shape[1:] == _SIZES and not argument.is_complex()
+    return argument.device.type == _DEVICE and argument.shape[1:] == _SIZES and argument.dtype is not _DTYPE
 
 
 def _any_recorded(arguments: Sequence[Any]) -> bool:
@@ -248,8 +263,81 @@ def _any_recorded(arguments: Sequence[Any]) -> bool:
     return False
 
 
+def _watch_functions() -> None:
+    """Have Dynamo write down a custom `autograd.Function` that is applied to recorded values.
+
+    By itself it would follow `forward` alone, because a recorded value asks for no gradient, and the user's
+    `backward` would be lost. So the method with which it follows a Function is wrapped, once and for good.
+    Elsewhere than in a mod, and where gradients are switched off, the wrapped method does what it did.
+
+    Raises:
+        UnsupportedError: The compiler of this version of torch has no such method.
+    """
+    variable: Any = getattr(sys.modules.get(_FOLLOWER[0]), _FOLLOWER[1], None)
+    follow = getattr(variable, _FOLLOWER[2], None)
+    if follow is None:
+        raise UnsupportedError(
+            f"a mod cannot be read under the compiler of torch {torch.__version__}, where a custom autograd "
+            "Function in it would lose its backward; trace it before, outside the compiled part: "
+            "score_mod=saccade.trace(mod), or mask_mod="
+        )
+    if follow.__module__ != __name__:
+        setattr(variable, _FOLLOWER[2], _watching(follow))
+
+
+def _watching(follow: Callable[..., Any]) -> Callable[..., Any]:
+    """Dynamo's `call_apply`, that writes the call down where an argument is a recorded value.
+
+    The call is done when the record is replayed, by `tracing/custom`. What Dynamo does not see then, because
+    neither `forward` nor an argument leads to it, is not guarded: a number that `backward` alone reads from
+    elsewhere is that of the time when the graph was made.
+    """
+
+    def call_apply(self: Any, tx: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        def inline(function: Callable[..., Any], *first: Any) -> Any:
+            return self.build(tx, function).call_function(tx, [*first, *args], kwargs)
+
+        steps = _steps_of(tx) if torch.is_grad_enabled() else None
+        if steps is None or not inline(_reads_recorded).as_python_constant():
+            return follow(self, tx, args, kwargs)
+        # It is followed all the same, so that the graph is made anew where something that `forward` reads
+        # changes, and so that what Dynamo refuses is refused.
+        before = self.build(tx, len).call_function(tx, [steps], {})
+        with torch.no_grad():
+            value = follow(self, tx, args, kwargs)
+        return inline(_write_application, steps, before, self.build(tx, _name(self.fn_cls)), value)
+
+    return call_apply
+
+
+def _steps_of(frame: Any) -> Any:
+    """The steps of the record that is being written, as Dynamo holds them; None outside of a mod."""
+    while frame is not None and frame.f_code is not _called.__code__:
+        frame = getattr(frame, "parent", None)
+    return None if frame is None else frame.symbolic_locals["steps"]
+
+
+def _reads_recorded(*args: Any, **kwargs: Any) -> bool:
+    return _any_recorded((*args, *kwargs.values()))
+
+
+def _write_application(
+    steps: list[Step], before: int, name: str, value: Any, /, *args: Any, **kwargs: Any
+) -> _Recorded:
+    """Write `Function.apply` in place of what its `forward` wrote."""
+    if isinstance(value, (tuple, list)):
+        raise TraceError(
+            f"{name}: a custom Function in a mod has one output, got {len(value)}; "
+            "split it into several Functions"
+        )
+    del steps[before:]
+    written = _written(args, steps)
+    given = tuple([_written(one, steps) for one in kwargs.values()])
+    return _add(steps, (_APPLY, (_TEXT + name, *written), tuple(kwargs), given), {})
+
+
 def _name(function: Any) -> str:
-    """The name that stands for a torch function in records."""
+    """The name that stands for a torch function, or a custom Function, in records."""
     plain: str = getattr(function, "__name__", "")
     if plain == "__get__":
         return f"{_ATTRIBUTE}{function.__self__.__name__}"  # how torch asks for an attribute
@@ -269,3 +357,4 @@ def _text(structure: Structure, names: tuple[str, ...]) -> str:
 # `torch.compiler.assume_constant_result` sets, which would import Dynamo.
 _name._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _text._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_watch_functions._dynamo_marked_constant = True  # type: ignore[attr-defined]

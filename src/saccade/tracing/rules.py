@@ -184,6 +184,7 @@ _METHODS: dict[str, Rule] = {
     "type": conversion.type_of,
     "type_as": conversion.type_as,
     "view": axes.reshape,
+    "view_as": lambda x, other: axes.reshape(x, *other.shape),
     "where": logic.where_method,
 }
 

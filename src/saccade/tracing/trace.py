@@ -88,13 +88,13 @@ def trace(
         return retyped(mod, score_dtype)
     if kind is None:
         kind = _kind_of(mod)
-    intercept_functions()
-    program = _traced(mod, kind, score_dtype, device or _CPU)
-    if any(capture.device.type == "meta" for capture in program.captures):  # type: ignore[attr-defined]
-        # Constants that the mod made under `torch.set_default_device("meta")` have lost their values: make
-        # them anew.
-        with _CPU:
-            program = _traced(mod, kind, score_dtype, device or _CPU)
+    with intercept_functions():
+        program = _traced(mod, kind, score_dtype, device or _CPU)
+        if any(capture.device.type == "meta" for capture in program.captures):  # type: ignore[attr-defined]
+            # Constants that the mod made under `torch.set_default_device("meta")` have lost their values:
+            # make them anew.
+            with _CPU:
+                program = _traced(mod, kind, score_dtype, device or _CPU)
     return program
 
 
