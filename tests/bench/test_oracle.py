@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+import oracle
 from saccade.bench.oracle import dense_attention, kinds_of_rows, mask_rows, row_chunks
+from saccade.ir.dropout import keep_mask
 from saccade.masks import causal, dense, local, noop_mask, padding
 from saccade.scores import alibi, softcap
 
@@ -53,6 +56,19 @@ def test_dense_attention_is_attention() -> None:
         dense_attention(query, key, value, mask_mod=causal, rows=range(1), dtype=torch.float32).dtype
         is torch.float32
     )
+
+
+def test_dropout_drops_what_the_stream_drops() -> None:
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = torch.randn(3, 2, 3, 9, 4, generator=generator, dtype=torch.float64)
+    b_h, q_idx, kv_idx = np.ogrid[:6, :9, :9]
+    kept = torch.from_numpy(keep_mask(7, 0.25, b_h, q_idx, kv_idx)).view(2, 3, 9, 9)
+    assert not kept.all()
+    expected = oracle.attention(query, key, value, mask=causal, keep=kept, keep_rate=0.75).out
+    out = dense_attention(
+        query, key, value, mask_mod=causal, rows=range(2, 7), dtype=torch.float64, dropout=(7, 0.25)
+    )
+    torch.testing.assert_close(out, expected[:, :, 2:7])
 
 
 def test_scores_are_changed_and_empty_rows_are_zero() -> None:

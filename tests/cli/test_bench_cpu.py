@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from saccade.bench.cpu import measured_run, pauses, timed_case
 from saccade.bench.cpu import run as bench_run
-from saccade.bench.cpu import timed_case
 from saccade.bench.cpu.outcome import Outcome
 from saccade.bench.cpu.patterns import PATTERNS
 from saccade.bench.cpu.peaks import Peaks
@@ -25,10 +25,10 @@ SMALL = (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_case, "rest", lambda: None)
-    monkeypatch.setattr(timed_case, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(pauses, "_REST_S", 0.0)
+    monkeypatch.setattr(pauses, "_SAMPLE_S", 0.0)
     monkeypatch.setattr(timed_case, "beyond_caches", lambda: 1)
-    monkeypatch.setattr(bench_run, "measure_peaks", lambda: Peaks(1e12, 2e12, 1e11))
+    monkeypatch.setattr(measured_run, "measure_peaks", lambda: Peaks(1e12, 2e12, 1e11))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -87,7 +87,12 @@ def test_the_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     def overheads(dtype: str, **options: object) -> Outcome:
         facts = {"causal": {"per_pair_overhead": 0.0}, "alibi": {"per_pair_overhead": 0.125}}
         return Outcome(
-            "overhead", "overhead", {}, {"dtype": dtype}, {"causal": second, "alibi": second}, facts=facts
+            "overhead",
+            "overhead",
+            {},
+            {"dtype": dtype, "phase": "forward"},
+            {"causal": second, "alibi": second},
+            facts=facts,
         )
 
     def memory(dtype: str, **options: object) -> Outcome:

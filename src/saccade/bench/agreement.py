@@ -7,23 +7,34 @@ the gradients of keys and values are those of the sampled rows alone, on both si
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
 from torch import Tensor
 
-from saccade.bench.contenders import Contender, Inputs, Workload
+from saccade.bench.contenders import Contender, Inputs, Workload, drawn_seed
 from saccade.bench.oracle import dense_attention
 from saccade.errors import CheckError
 from saccade.masks import noop_mask
 from saccade.signatures import ScoreMod
 
-__all__ = ["OutputCheck", "require_agreement", "sampled_rows"]
+__all__ = ["GradientCheck", "OutputCheck", "require_agreement", "sampled_rows"]
 
 _CHECKED_PAIRS = 2**22  # scores that the oracle holds, over all batches and heads
 _ROUNDING = 4  # times the error of plain attention in the inputs' own dtype
-_NAMES = ("output", "gradient of query", "gradient of key", "gradient of value")
+# The same for gradients that are sums over up to all pairs, each contender adding in an order of its own:
+# torch's embedding, one after the other, was four times as far off as a sum by halves.
+_SUM_ROUNDING = 16
+_SEED = 0  # of torch's generator before a call that draws dropout
+_NAMES = (
+    "output",
+    "gradient of query",
+    "gradient of key",
+    "gradient of value",
+    "gradient of what is learned",
+)
 
 
 def require_agreement(work: Workload, found: Iterable[Contender]) -> None:
@@ -32,20 +43,48 @@ def require_agreement(work: Workload, found: Iterable[Contender]) -> None:
     Raises:
         CheckError: One of them is further from the truth than rounding explains.
     """
-    rows = sampled_rows(work)
-    generator = torch.Generator(work.inputs[0].device).manual_seed(len(rows))
-    shape = work.inputs[0].shape
-    upstream = torch.randn(
-        shape, generator=generator, dtype=work.inputs[0].dtype, device=work.inputs[0].device
-    )
-    truth = _oracle(work, rows, upstream, torch.float64)
-    plain = _oracle(work, rows, upstream, work.inputs[0].dtype)
-    bounds = [_bound(low, high) for low, high in zip(plain, truth, strict=True)]
+    check = GradientCheck(work)
     for contender in found:
-        if contender.attend is None or not contender.is_same:
-            continue
-        results = _results(contender, work, rows, upstream)
-        for name, result, true, bound in zip(_NAMES, results, truth, bounds, strict=False):
+        if contender.attend is not None and contender.is_same:
+            check(contender)
+
+
+@final
+class GradientCheck:
+    """Whether outputs and gradients of a workload are right; the oracle is asked once, for all contenders.
+
+    Dropout is checked pair by pair: the oracle drops what the library's stream drops for the seed that the
+    call draws.
+
+    Args:
+        work: What is computed.
+
+    Example:
+        >>> from saccade.bench.contenders import engine
+        >>> from saccade.bench.sizes import AttentionSize
+        >>> work = Workload(None, None, None, AttentionSize(1, 1, 4, 4, 8), (torch.ones(1, 1, 4, 8),) * 3)
+        >>> GradientCheck(work)(engine(work, "eager"))
+    """
+
+    def __init__(self, work: Workload) -> None:
+        self._work = work
+        self._rows = sampled_rows(work)
+        query = work.inputs[0]
+        generator = torch.Generator(query.device).manual_seed(len(self._rows))
+        self._upstream = torch.randn(query.shape, generator=generator, dtype=query.dtype, device=query.device)
+        self._truth = _oracle(work, self._rows, self._upstream, torch.float64)
+        plain = _oracle(work, self._rows, self._upstream, query.dtype)
+        rounding = [_ROUNDING] * (1 + len(work.inputs)) + [_SUM_ROUNDING] * (work.learned is not None)
+        self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, strict=True)]
+
+    def __call__(self, contender: Contender) -> None:
+        """Check the output of a contender that runs and, where it has them, its gradients.
+
+        Raises:
+            CheckError: One of them is further from the truth than rounding explains.
+        """
+        results = _results(contender, self._work, self._rows, self._upstream)
+        for name, result, true, bound in zip(_NAMES, results, self._truth, self._bounds, strict=False):
             _require_within(bound, result, true, f"{contender.name}: the {name}")
 
 
@@ -70,8 +109,11 @@ class OutputCheck:
 
     def __init__(self, work: Workload) -> None:
         self._rows = sampled_rows(work)
-        self._truth = _outputs(work, work.inputs, self._rows, torch.float64)
-        self._bound = _bound(_outputs(work, work.inputs, self._rows, work.inputs[0].dtype), self._truth)
+        self._truth, plain = (
+            _outputs(work, work.inputs, work.score_mod, self._rows, dtype)
+            for dtype in (torch.float64, work.inputs[0].dtype)
+        )
+        self._bound = _bound(plain, self._truth, _ROUNDING)
 
     def __call__(self, name: str, out: Tensor) -> None:
         """Check one output.
@@ -98,44 +140,68 @@ def sampled_rows(work: Workload) -> tuple[range, ...]:
 
 
 def _results(contender: Contender, work: Workload, rows: tuple[range, ...], upstream: Tensor) -> list[Tensor]:
-    """The contender's output on the rows and, where it has them, its three gradients."""
+    """The contender's output on the rows and, where it has them, its gradients."""
     assert contender.attend is not None, "asked of contenders that run"
     if contender.backward_refusal:
-        return [_taken(contender.attend(*work.inputs), rows)]
+        with _seeded():
+            return [_taken(contender.attend(*work.inputs), rows)]
     inputs = work.inputs_with_gradients()
-    out = contender.attend(*inputs)
+    with _seeded():
+        out = contender.attend(*inputs)
     sparse = torch.zeros_like(upstream)
     for part in rows:
         sparse[:, :, part.start : part.stop] = upstream[:, :, part.start : part.stop]
-    return [_taken(out.detach(), rows), *torch.autograd.grad(out, inputs, sparse)]
+    return [_taken(out.detach(), rows), *torch.autograd.grad(out, work.with_learned(inputs), sparse)]
 
 
 def _oracle(work: Workload, rows: tuple[range, ...], upstream: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Output on the rows and the three gradients, computed in a dtype."""
+    """Output on the rows and the gradients, computed in a dtype."""
     query, key, value = (tensor.detach().to(dtype).requires_grad_() for tensor in work.inputs)
-    inputs: Inputs = (query, key, value)
-    out = _outputs(work, inputs, rows, dtype)
+    wanted: tuple[Tensor, ...] = (query, key, value)
+    score_mod, learned = work.score_mod, work.learned
+    if learned is not None:
+        # A low precision is that of the scores; numbers that are learned keep theirs.
+        numbers = learned.numbers.detach().to(torch.promote_types(learned.numbers.dtype, dtype))
+        wanted += (numbers.requires_grad_(),)
+        score_mod = learned.score_of(numbers)
+    out = _outputs(work, (query, key, value), score_mod, rows, dtype)
     taken = _taken(upstream, rows).to(dtype)
-    return [out.detach(), *torch.autograd.grad(out, inputs, taken)]
+    return [out.detach(), *torch.autograd.grad(out, wanted, taken)]
 
 
-def _outputs(work: Workload, inputs: Inputs, rows: tuple[range, ...], dtype: torch.dtype) -> Tensor:
+def _outputs(
+    work: Workload, inputs: Inputs, score_mod: ScoreMod | None, rows: tuple[range, ...], dtype: torch.dtype
+) -> Tensor:
     """The output on the rows, computed in a dtype."""
     mask_mod = noop_mask if work.mask_mod is None else work.mask_mod
-    score_mod = None if work.score_mod is None else _keeping_dtype(work.score_mod)
+    changed = None if score_mod is None else _keeping_dtype(score_mod)
+    dropout = None
+    if work.dropout_p > 0.0:
+        with _seeded():
+            dropout = (drawn_seed(work), work.dropout_p)
     # Indices, and what the mods make of them, live where the inputs do.
     with inputs[0].device:
         parts = [
-            dense_attention(*inputs, mask_mod=mask_mod, score_mod=score_mod, rows=part, dtype=dtype)
+            dense_attention(
+                *inputs, mask_mod=mask_mod, score_mod=changed, rows=part, dtype=dtype, dropout=dropout
+            )
             for part in rows
         ]
     return torch.cat(parts, dim=2)
 
 
-def _bound(plain: Tensor, truth: Tensor) -> float:
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """A state of torch's generator that is the same each time, for what is drawn inside."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(_SEED)
+        yield
+
+
+def _bound(plain: Tensor, truth: Tensor, rounding: int) -> float:
     """How far from the truth rounding may lead, judged by plain attention in the inputs' own dtype."""
     precision = torch.finfo(plain.dtype).eps
-    return _ROUNDING * float((plain - truth).abs().max()) + precision * float(truth.abs().max())
+    return rounding * float((plain - truth).abs().max()) + precision * float(truth.abs().max())
 
 
 def _require_within(bound: float, result: Tensor, truth: Tensor, what: str) -> None:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from saccade.bench.agreement import require_agreement
-from saccade.bench.contenders import Contender, Inputs, Workload, contenders, mask_axes
+from saccade.bench.contenders import Contender, Inputs, Workload, contenders, make_block_mask
 from saccade.bench.machine import describe_machine
 from saccade.bench.report import Measurement, Report
 from saccade.bench.sizes import AttentionSize, fit_size
 from saccade.bench.text_patterns import text_pattern
 from saccade.bench.timing import Timing, time_in_turns
-from saccade.block_mask import BlockMask, create_block_mask
+from saccade.block_mask import BlockMask
 from saccade.errors import ArgumentError
 from saccade.mod_value import ModValue
 from saccade.signatures import MaskMod, Mod, ScoreMod
@@ -185,7 +185,7 @@ def compare(
     fitted, scaling = fit_size(size or AttentionSize(), where)
     title = name or " + ".join(_name_of(mod) for mod in (score_mod, mask_mod) if mod is not None)
     progress(f"{title}: preparing")
-    block_mask = None if mask_mod is None else _block_mask(mask_mod, fitted, where)
+    block_mask = make_block_mask(mask_mod, fitted, where)
     work = Workload(score_mod, mask_mod, block_mask, fitted, _inputs(fitted, kind, where))
     entered = contenders(work, compiled=compiled)
     if checked:
@@ -312,12 +312,6 @@ def _inputs(size: AttentionSize, dtype: torch.dtype, device: torch.device) -> In
         return torch.randn(shape, generator=generator, device="cpu").to(device, dtype)
 
     return make(size.q_len), make(size.kv_len), make(size.kv_len)
-
-
-def _block_mask(mask_mod: MaskMod, size: AttentionSize, device: torch.device) -> BlockMask:
-    """The blocks of a mask, stored once for all batches and heads that share them."""
-    batch, heads = mask_axes(mask_mod, size)
-    return create_block_mask(mask_mod, batch, heads, size.q_len, size.kv_len, device=device)
 
 
 def _name_of(mod: Mod) -> str:

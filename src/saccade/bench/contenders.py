@@ -21,7 +21,8 @@ from saccade.attention.request import Arguments, read_request
 from saccade.backends.base import Kernel
 from saccade.backends.registry import candidates, load
 from saccade.bench.sizes import AttentionSize
-from saccade.block_mask import BlockMask, create_mask
+from saccade.block_mask import BlockMask, create_block_mask, create_mask
+from saccade.errors import CheckError
 from saccade.ir.expr import Expr
 from saccade.ir.ops import Op
 from saccade.ir.structure import ModKind
@@ -32,19 +33,37 @@ from saccade.tracing import trace
 __all__ = [
     "Contender",
     "Inputs",
+    "Learned",
     "Workload",
     "contenders",
     "dense_sdpa",
+    "drawn_seed",
     "engine",
     "is_additive",
+    "make_block_mask",
     "mask_axes",
     "torch_flex",
+    "tried",
 ]
 
 Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 _CAUSAL_DENSITY = 0.5  # of plain causal attention, whatever the pattern beside it
 _PEERS = frozenset({"sdpa", "flex_attention"})  # backends that only call torch
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Numbers that training changes, and the score that reads them.
+
+    Attributes:
+        numbers: A leaf that requires a gradient.
+        score_of: From such numbers, of any floating dtype, to the score_mod.
+    """
+
+    numbers: Tensor
+    score_of: Callable[[Tensor], ScoreMod]
 
 
 @final
@@ -58,6 +77,8 @@ class Workload:
         block_mask: The mask's blocks, or None.
         size: Sizes of the call.
         inputs: Query `[B, Hq, Q, D]`, key and value `[B, Hkv, K, D]`, without gradients.
+        learned: What the score_mod reads and training changes, or None.
+        dropout_p: The probability of dropping a weight.
     """
 
     score_mod: ScoreMod | None
@@ -65,6 +86,8 @@ class Workload:
     block_mask: BlockMask | None
     size: AttentionSize
     inputs: Inputs
+    learned: Learned | None = None
+    dropout_p: float = 0.0
 
     @property
     def density(self) -> float:
@@ -79,9 +102,21 @@ class Workload:
         return 1.0 - kinds[BlockKind.EMPTY] / sum(kinds.values())
 
     @property
+    def visible_pairs(self) -> int:
+        """The pairs that every contender must compute, over all batches and query heads."""
+        mask = self.block_mask
+        if mask is None:
+            return self.size.scores
+        return mask.visible_pairs() * self.size.batch * self.size.heads // (mask.batch * mask.heads)
+
+    @property
     def is_grouped(self) -> bool:
         """Whether several query heads read one kv head."""
         return self.inputs[0].shape[1] != self.inputs[1].shape[1]
+
+    def with_learned(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Everything that has a gradient: the inputs given, and what is learned beside them."""
+        return inputs if self.learned is None else (*inputs, self.learned.numbers)
 
     def inputs_with_gradients(self) -> Inputs:
         """The inputs as leaves that require gradients."""
@@ -159,6 +194,46 @@ def mask_axes(mod: MaskMod, size: AttentionSize) -> tuple[int | None, int | None
     return size.batch if program.reads("b") else None, size.heads if program.reads("h") else None
 
 
+def make_block_mask(mod: MaskMod | None, size: AttentionSize, device: torch.device) -> BlockMask | None:
+    """Return the blocks of a mask, stored once for all batches and heads that share them."""
+    if mod is None:
+        return None
+    batch, heads = mask_axes(mod, size)
+    return create_block_mask(mod, batch, heads, size.q_len, size.kv_len, device=device)
+
+
+def tried(contender: Contender, is_excused: bool, first_call: Callable[[], object]) -> Contender:
+    """Return a contender after a checked first call, or as one that does not run where that call failed.
+
+    Args:
+        contender: Who is tried; not called where it cannot run anyway.
+        is_excused: Whether its failure ends no measurement, as that of a peer.
+        first_call: Calls it and checks the result.
+
+    Raises:
+        CheckError: The result is wrong, excused or not.
+    """
+    if contender.attend is None:
+        return contender
+    try:
+        first_call()
+    except CheckError:
+        raise
+    except Exception as fault:
+        if not is_excused:
+            raise
+        reason = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}"
+        return replace(contender, attend=None, refusal=reason)
+    return contender
+
+
+def drawn_seed(work: Workload) -> int:
+    """Return the seed of dropout that a call of ours would draw from torch's generator now, and draw it."""
+    seed = read_request(_arguments(work, gradients=False)).drawn().dropout_seed
+    assert seed is not None, "asked of workloads with dropout"
+    return int(seed)
+
+
 def _causal_flash() -> Contender:
     """Torch's fused causal attention, the measure of all rows."""
 
@@ -181,7 +256,9 @@ def dense_sdpa(work: Workload) -> Contender:
         table = visible if work.score_mod is None else torch.where(visible, table, -math.inf)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(query, key, value, attn_mask=table, enable_gqa=work.is_grouped)
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=table, dropout_p=work.dropout_p, enable_gqa=work.is_grouped
+        )
 
     return Contender(name, work.density, attend)
 
@@ -217,6 +294,7 @@ def engine(work: Workload, backend: str) -> Contender:
             score_mod=work.score_mod,
             block_mask=work.block_mask,
             enable_gqa=work.is_grouped,
+            dropout_p=work.dropout_p,
             backend=backend,
         )
 
@@ -266,5 +344,11 @@ def _refusals(work: Workload, backend: str) -> tuple[str, str]:
 def _arguments(work: Workload, *, gradients: bool) -> Arguments:
     query, key, value = work.inputs_with_gradients() if gradients else work.inputs
     return Arguments(
-        query, key, value, score_mod=work.score_mod, block_mask=work.block_mask, enable_gqa=work.is_grouped
+        query,
+        key,
+        value,
+        score_mod=work.score_mod,
+        block_mask=work.block_mask,
+        enable_gqa=work.is_grouped,
+        dropout_p=work.dropout_p,
     )

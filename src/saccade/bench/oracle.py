@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade.ir.dropout import keep_mask, keep_rate
 from saccade.signatures import MaskMod, ScoreMod
 
 __all__ = [
@@ -78,6 +79,7 @@ def dense_attention(
     score_mod: ScoreMod | None = None,
     rows: range,
     dtype: torch.dtype,
+    dropout: tuple[int, float] | None = None,
 ) -> Tensor:
     """Compute attention the plain way: every score of the given rows, masked, softmaxed, times the values.
 
@@ -89,6 +91,7 @@ def dense_attention(
         score_mod: What becomes of a score; None leaves it.
         rows: The query rows wanted; their positions are those in the whole sequence.
         dtype: What to compute in: float64 for the truth, float32 for the error that float32 has anyway.
+        dropout: The seed of the library's stream and the probability to drop a weight; None for none.
 
     Returns:
         `[B, Hq, len(rows), Dv]` of `dtype`; a row that sees no key is 0.
@@ -109,7 +112,11 @@ def dense_attention(
                 scores = score_mod(scores, torch.tensor(b), torch.tensor(h), q_idx, kv_idx)
             scores = scores.masked_fill(~mask_rows(mask_mod, b, h, rows, key.shape[2]), -math.inf)
             # A row of -inf alone gives NaN, which stands for "sees nothing".
-            out[b, h] = scores.softmax(dim=-1).nan_to_num(0.0) @ v
+            weights = scores.softmax(dim=-1).nan_to_num(0.0)
+            if dropout is not None:
+                kept = keep_mask(*dropout, b * heads + h, q_idx.cpu().numpy(), kv_idx.cpu().numpy())
+                weights = weights * torch.from_numpy(kept).to(weights) / keep_rate(dropout[1])
+            out[b, h] = weights @ v
     return out
 
 

@@ -15,15 +15,18 @@ from rich.console import Console
 
 from saccade.bench.block_masks import LONG, bench_masks
 from saccade.bench.cpu.cases import Phase, Selection
+from saccade.bench.cpu.measured_run import BACKEND
 from saccade.bench.cpu.patterns import PATTERNS
-from saccade.bench.cpu.run import BACKEND
 from saccade.bench.machine import package_version
 from saccade.bench.patterns import Size
 from saccade.bench.sizes import AttentionSize
 from saccade.bench.text_patterns import pattern_names
 from saccade.bench.tracing import bench_trace
+from saccade.bench.train import cases as train_cases
+from saccade.bench.train import patterns as train_patterns
 from saccade.cli.bench import print_masks, print_trace, run_comparisons, with_status
 from saccade.cli.bench_cpu import run_cpu
+from saccade.cli.bench_train import run_train
 from saccade.cli.demo import run_demo
 from saccade.cli.diff import print_difference
 from saccade.cli.doctor import print_diagnosis
@@ -259,40 +262,40 @@ def bench_compare_command(
         report.write_json(json)
 
 
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32 or bfloat16; may be repeated.")]
+Lengths = Annotated[list[int] | None, typer.Option("--length", min=1, help="Tokens; may be repeated.")]
+HeadDims = Annotated[
+    list[int] | None, typer.Option("--head-dim", min=1, help="Width of a head; may be repeated.")
+]
+Full = Annotated[bool, typer.Option("--full", help="Every pattern at every size, not the short list.")]
+Memory = Annotated[bool, typer.Option("--memory", help="Measure the memory of a call at 131,072 tokens too.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "--json", metavar="FILE", help="Write the results as JSON too.")
+]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds (matplotlib).")]
+Measured = Annotated[str, typer.Option("--backend", hidden=True)]
+
+
 @bench_app.command("cpu")
 def bench_cpu_command(
     pattern: Annotated[
         list[str] | None,
         typer.Option("--pattern", metavar="NAME", help=f"{', '.join(PATTERNS)}; may be repeated."),
     ] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", help="float32 or bfloat16; may be repeated.")
-    ] = None,
-    length: Annotated[
-        list[int] | None, typer.Option("--length", min=1, help="Tokens; may be repeated.")
-    ] = None,
-    head_dim: Annotated[
-        list[int] | None, typer.Option("--head-dim", min=1, help="Width of a head; may be repeated.")
-    ] = None,
+    dtype: Dtypes = None,
+    length: Lengths = None,
+    head_dim: HeadDims = None,
     only: Annotated[Phase | None, typer.Option("--only", help="The one phase to time.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Every pattern at every size, not the short list.")
-    ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Measure the memory of a call at 131,072 tokens too.")
-    ] = False,
+    full: Full = False,
+    memory: Memory = False,
     compiled: Annotated[
         bool,
         typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
     ] = True,
     rounds: Rounds = 7,
-    out: Annotated[
-        Path | None, typer.Option("--out", "--json", metavar="FILE", help="Write the results as JSON too.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds (matplotlib).")
-    ] = None,
-    backend: Annotated[str, typer.Option("--backend", hidden=True)] = BACKEND,
+    out: Out = None,
+    plot: Plot = None,
+    backend: Measured = BACKEND,
 ) -> None:
     """Time the CPU engine beside its peers, and beside the processor's own limits.
 
@@ -305,6 +308,47 @@ def bench_cpu_command(
         selection,
         backend=backend,
         compiled=compiled,
+        memory=memory,
+        rounds=rounds,
+        out=out,
+        plot=plot,
+        console=Console(),
+    )
+
+
+@bench_app.command("train")
+def bench_train_command(
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pattern", metavar="NAME", help=f"{', '.join(train_patterns.PATTERNS)}; may be repeated."
+        ),
+    ] = None,
+    dtype: Dtypes = None,
+    length: Lengths = None,
+    head_dim: HeadDims = None,
+    only: Annotated[
+        train_cases.Phase | None,
+        typer.Option("--only", help="The one phase to time; a step is forward and backward."),
+    ] = None,
+    full: Full = False,
+    memory: Memory = False,
+    rounds: Rounds = 7,
+    out: Out = None,
+    plot: Plot = None,
+    backend: Measured = BACKEND,
+) -> None:
+    """Time the CPU engine's gradients beside SDPA's, and beside the processor's own limits.
+
+    Without options, a short list of cases in about a quarter of an hour; an option that names values times
+    these alone.
+    """
+    selection = train_cases.Selection(
+        tuple(pattern or ()), tuple(dtype or ()), tuple(length or ()), tuple(head_dim or ()), only, full
+    )
+    run_train(
+        selection,
+        backend=backend,
         memory=memory,
         rounds=rounds,
         out=out,

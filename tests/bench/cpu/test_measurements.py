@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from saccade.bench.contenders import Contender
-from saccade.bench.cpu import fresh_process, onnx_runtime, peers, run, small_calls, timed_case
+from saccade.bench.cpu import fresh_calls, measured_run, onnx_runtime, pauses, peers, run, timed_case
 from saccade.bench.cpu.cases import Case, Phase, Selection
-from saccade.bench.cpu.fresh_process import ask, measure_memory, memory_target, time_first_calls
+from saccade.bench.cpu.fresh_calls import measure_memory, memory_target, time_first_calls
 from saccade.bench.cpu.outcome import Limit, Outcome
 from saccade.bench.cpu.peaks import Peaks
 from saccade.bench.cpu.run import bench_cpu
 from saccade.bench.cpu.small_calls import time_overheads, time_tiny_calls
 from saccade.bench.cpu.speed_charts import speed_charts
-from saccade.bench.cpu.timed_case import make_workload, time_case, visible_pairs
+from saccade.bench.cpu.timed_case import make_workload, time_case
 from saccade.bench.machine import describe_machine
 from saccade.bench.oracle import mask_rows
 from saccade.bench.timing import Timing
@@ -33,12 +33,10 @@ EAGER = {"backend": "eager", "compiled": False, "rounds": 1}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No rests, single calls, and two small caches."""
-    monkeypatch.setattr(timed_case, "rest", lambda: None)
-    monkeypatch.setattr(small_calls, "rest", lambda: None)
-    monkeypatch.setattr(timed_case, "_SAMPLE_S", 0.0)
-    monkeypatch.setattr(small_calls, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(pauses, "_REST_S", 0.0)
+    monkeypatch.setattr(pauses, "_SAMPLE_S", 0.0)
     monkeypatch.setattr(timed_case, "beyond_caches", lambda: 1)
-    monkeypatch.setattr(run, "measure_peaks", lambda: Peaks(1e12, None, 1e11))
+    monkeypatch.setattr(measured_run, "measure_peaks", lambda: Peaks(1e12, None, 1e11))
 
 
 @pytest.mark.parametrize("pattern", ["full", "causal", "window", "documents", "prefix_lm", "natten", "alibi"])
@@ -46,7 +44,7 @@ def test_work_is_that_of_the_visible_pairs(pattern: str) -> None:
     case = replace(FORWARD, pattern=pattern)
     work = make_workload(case)
     seen = 64 * 64 if work.mask_mod is None else int(mask_rows(work.mask_mod, 0, 0, range(64), 64).sum())
-    assert visible_pairs(work) == 8 * seen
+    assert work.visible_pairs == 8 * seen
     assert time_case(case, **EAGER).work == 4 * 8 * seen * 16  # type: ignore[arg-type]
 
 
@@ -153,7 +151,7 @@ def test_onnx_runtime_takes_part_where_it_is_installed() -> None:
 def test_overheads_are_those_of_a_visible_pair() -> None:
     outcome = time_overheads("float32", backend="eager", rounds=1, length=64, head_dim=8)
     a_pair = {
-        name: timing.median_s / visible_pairs(make_workload(replace(FORWARD, pattern=name, head_dim=8)))
+        name: timing.median_s / make_workload(replace(FORWARD, pattern=name, head_dim=8)).visible_pairs
         for name, timing in outcome.timings.items()
     }
     for name, facts in outcome.facts.items():
@@ -175,11 +173,11 @@ def test_first_calls_are_those_of_a_new_process(monkeypatch: pytest.MonkeyPatch)
     assert (list(first.timings), list(following.timings)) == (["saccade"], ["saccade"])
     asked: list[tuple[object, ...]] = []
 
-    def answer(task: str, environment: object = None, /, **options: object) -> dict[str, object]:
-        asked.append((task, options["backend"], environment is not None))
+    def answer(task: FunctionType, environment: object = None, /, **options: object) -> dict[str, object]:
+        asked.append((task.__name__, options["backend"], environment is not None))
         return {"refusal": "tired"} if environment else {"first_s": 2.0, "next_s": 1.0}
 
-    monkeypatch.setattr(fresh_process, "ask", answer)
+    monkeypatch.setattr(fresh_calls, "ask", answer)
     first, following = time_first_calls(backend="eager", compiled=True, rounds=2)
     assert asked == [("first_calls", "eager", False)] * 2 + [("first_calls", "flex_attention", True)]
     assert first.timings["saccade"].samples_s == (2.0, 2.0)
@@ -196,8 +194,6 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
 
 
 def test_a_process_that_dies_is_a_refusal() -> None:
-    answer = ask("no such task")
-    assert str(answer["refusal"]).startswith("its process ended with code 1: KeyError")
     refused = measure_memory("float32", backend="nobody", length=8)
     assert "saccade" in refused.refusals
     assert refused.timings == {}

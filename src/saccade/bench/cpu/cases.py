@@ -7,7 +7,7 @@ user names replaces the list of its axis, so that any length or width can be mea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import final
@@ -18,7 +18,7 @@ from saccade.bench.cpu.patterns import CANVAS, PATTERNS, cpu_pattern, require_pa
 from saccade.bench.sizes import AttentionSize
 from saccade.errors import ArgumentError
 
-__all__ = ["DTYPES", "Case", "Phase", "Selection"]
+__all__ = ["DTYPES", "Case", "Phase", "Selection", "require_axes"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What is measured, by name."""
@@ -26,6 +26,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FORWARD_HEADS = 8
 _DECODE_HEADS = 32
 _DECODE_KV_HEADS = 8
+
+
+def require_axes(dtypes: Iterable[str], lengths: Iterable[int], head_dims: Iterable[int]) -> None:
+    """Raise ArgumentError where a type is none of `DTYPES`, or a size below 1."""
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    for axis, sizes in (("length", lengths), ("head_dim", head_dims)):
+        for size in sizes:
+            if size < 1:
+                raise ArgumentError(f"{axis} must be at least 1, got {axis}={size}")
 
 
 class Phase(str, Enum):
@@ -148,14 +159,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name in self.patterns:
-            require_pattern(name)
-        for dtype in self.dtypes:
-            if dtype not in DTYPES:
-                raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        for axis, sizes in (("length", self.lengths), ("head_dim", self.head_dims)):
-            for size in sizes:
-                if size < 1:
-                    raise ArgumentError(f"{axis} must be at least 1, got {axis}={size}")
+            require_pattern(name, PATTERNS)
+        require_axes(self.dtypes, self.lengths, self.head_dims)
         if not self.cases():
             raise ArgumentError(
                 f"no case is left: {CANVAS} is measured forward, and only={self.only} leaves it out; "

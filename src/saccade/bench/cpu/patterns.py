@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -71,15 +71,16 @@ def cpu_pattern(name: str, length: int, heads: int) -> CpuPattern:
         >>> cpu_pattern("natten", 16500, 8).length, 128 * 128
         (16384, 16384)
     """
-    require_pattern(name)
+    require_pattern(name, PATTERNS)
     return PATTERNS[name](length, heads)
 
 
-def require_pattern(name: str) -> None:
-    """Raise ArgumentError, with the nearest name, where no pattern has this one."""
-    if name not in PATTERNS:
-        near = difflib.get_close_matches(name, PATTERNS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PATTERNS)}"
+def require_pattern(name: str, known: Iterable[str]) -> None:
+    """Raise ArgumentError, with the nearest of the known names, where this is none of them."""
+    names = list(known)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
         raise ArgumentError(f"there is no pattern called {name!r}; {remedy}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -17,7 +18,18 @@ from saccade.bench.cpu.cases import Case, Phase
 from saccade.bench.cpu.onnx_runtime import ONNX_RUNTIME, onnx_runtime
 from saccade.bench.sizes import free_bytes
 
-__all__ = ["DENSE", "FLEX", "FOLDED", "ONNX_RUNTIME", "OURS", "REPEATED", "SDPA", "participants"]
+__all__ = [
+    "DENSE",
+    "FLEX",
+    "FOLDED",
+    "ONNX_RUNTIME",
+    "OURS",
+    "REPEATED",
+    "SDPA",
+    "dense",
+    "participants",
+    "too_large",
+]
 
 OURS = "saccade"
 SDPA = "SDPA"
@@ -60,14 +72,14 @@ def _forward_sdpa(case: Case, work: Workload) -> list[Contender]:
 
         found.append(Contender(SDPA, work.density, attend))
     if case.pattern != "full":
-        found.append(_dense(work))
+        found.append(dense(work))
     return found
 
 
 def _decode_sdpa(case: Case, work: Workload) -> list[Contender]:
     """Three ways to share kv heads where the last row sees every key; elsewhere SDPA with a dense mask."""
     if case.pattern not in ("full", "causal"):
-        return [_dense(work)]
+        return [dense(work)]
     forms: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         SDPA: _grouped,
         REPEATED: _repeated,
@@ -96,15 +108,21 @@ def _folded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scaled_dot_product_attention(rows, key, value).reshape(query.shape)
 
 
-def _dense(work: Workload) -> Contender:
-    """SDPA with a dense mask, where the memory holds it."""
+def dense(work: Workload) -> Contender:
+    """Return SDPA with a dense mask, where the memory holds it."""
     heads = work.size.heads if work.score_mod is not None else 1
-    needed = _BYTES_A_PAIR * heads * work.size.q_len * work.size.kv_len
-    free = free_bytes(work.inputs[0].device)
-    if free is not None and needed > _SHARE * free:
-        return Contender(
-            DENSE,
-            work.density,
-            refusal=f"its mask takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
-        )
-    return dense_sdpa(work)
+    refusal = too_large("its mask takes", _BYTES_A_PAIR * heads * work.size.q_len * work.size.kv_len)
+    return Contender(DENSE, work.density, refusal=refusal) if refusal else dense_sdpa(work)
+
+
+def too_large(what: str, needed: int) -> str:
+    """Say why so many bytes are not there, as in "its mask takes about 9.7 GB, and ..."; "" where they are.
+
+    Args:
+        what: Subject and verb of the reason.
+        needed: Bytes.
+    """
+    free = free_bytes(torch.device("cpu"))
+    if free is None or needed <= _SHARE * free:
+        return ""
+    return f"{what} about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"

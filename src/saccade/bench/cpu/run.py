@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import final
 
 from saccade.bench.cpu.cases import DTYPES, Selection
-from saccade.bench.cpu.fresh_process import measure_memory, time_first_calls
+from saccade.bench.cpu.fresh_calls import measure_memory, time_first_calls
+from saccade.bench.cpu.measured_run import BACKEND, MeasuredRun, Progress, Step, run_steps
 from saccade.bench.cpu.outcome import Outcome
-from saccade.bench.cpu.peaks import Peaks, measure_peaks
 from saccade.bench.cpu.small_calls import time_overheads, time_tiny_calls
 from saccade.bench.cpu.timed_case import time_case
-from saccade.bench.machine import Machine, describe_machine
-from saccade.bench.report import Report
-from saccade.errors import ArgumentError
-from saccade.planner import backend_names
 
-__all__ = ["BACKEND", "CpuBench", "bench_cpu"]
-
-BACKEND = "cpu"
-"""The backend that is measured unless another one is named."""
+__all__ = ["bench_cpu"]
 
 _PROCESSES = 3
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class CpuBench:
-    """What a run found.
-
-    Attributes:
-        machine: What it ran on.
-        backend: The backend of ours.
-        peaks: The processor's limits, the larger of two measurements: before all cases and after them.
-        outcomes: One a case, in the order measured.
-    """
-
-    machine: Machine
-    backend: str
-    peaks: Peaks
-    outcomes: tuple[Outcome, ...]
-
-    def in_group(self, group: str) -> list[Outcome]:
-        """The outcomes of one table."""
-        return [outcome for outcome in self.outcomes if outcome.group == group]
-
-    def report(self) -> Report:
-        """Everything as plain numbers, for the JSON file."""
-        return Report(
-            "cpu",
-            self.machine,
-            tuple(one for outcome in self.outcomes for one in outcome.measurements(self.peaks)),
-            tuple(one for outcome in self.outcomes for one in outcome.refused()),
-            self.peaks.as_json(),
-        )
 
 
 def bench_cpu(
@@ -65,8 +24,8 @@ def bench_cpu(
     compiled: bool = True,
     memory: bool = False,
     rounds: int = 7,
-    progress: Callable[[str, int, int], object] = lambda step, done, steps: None,
-) -> CpuBench:
+    progress: Progress = lambda step, done, steps: None,
+) -> MeasuredRun:
     """Measure the CPU engine beside its peers and beside the processor's own limits.
 
     Args:
@@ -92,28 +51,14 @@ def bench_cpu(
         >>> [outcome.name for outcome in found.outcomes]
         ['forward causal float32 S=64 D=16']
     """
-    if backend not in backend_names():
-        raise ArgumentError(f"backend must be one of {', '.join(backend_names())}, got {backend!r}")
     chosen = selection or Selection()
     steps = _steps(chosen, backend=backend, compiled=compiled, memory=memory, rounds=rounds)
-    total = len(steps) + 2
-    progress("the processor's limits", 0, total)
-    before = measure_peaks()
-    outcomes: list[Outcome] = []
-    for done, (name, measure) in enumerate(steps, start=1):
-        progress(name, done, total)
-        outcomes += measure()
-    progress("the processor's limits, again", total - 1, total)
-    peaks = before.larger(measure_peaks())
-    progress("done", total, total)
-    return CpuBench(describe_machine(), backend, peaks, tuple(outcomes))
+    return run_steps("cpu", backend, steps, progress)
 
 
-def _steps(
-    selection: Selection, *, backend: str, compiled: bool, memory: bool, rounds: int
-) -> list[tuple[str, Callable[[], list[Outcome]]]]:
+def _steps(selection: Selection, *, backend: str, compiled: bool, memory: bool, rounds: int) -> list[Step]:
     """What to do, by name."""
-    steps: list[tuple[str, Callable[[], list[Outcome]]]] = [
+    steps: list[Step] = [
         (str(case), _single(partial(time_case, case, backend=backend, compiled=compiled, rounds=rounds)))
         for case in selection.cases()
     ]

@@ -5,7 +5,7 @@ Owns the two measurements in which this engine is compared with itself or with t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,20 +16,19 @@ from saccade.bench.agreement import OutputCheck
 from saccade.bench.contenders import engine
 from saccade.bench.cpu.cases import Case, Phase
 from saccade.bench.cpu.outcome import Outcome
+from saccade.bench.cpu.pauses import time_apart
 from saccade.bench.cpu.peers import OURS, SDPA
-from saccade.bench.cpu.timed_case import make_workload, rest, visible_pairs
-from saccade.bench.timing import time_in_turns
+from saccade.bench.cpu.timed_case import make_workload
 from saccade.block_mask import create_block_mask
 from saccade.masks import causal
 
-__all__ = ["BASE", "time_overheads", "time_tiny_calls"]
+__all__ = ["BASE", "time_beside_base", "time_overheads", "time_tiny_calls"]
 
 BASE = "causal"
 """The pattern that others are compared with, pair by pair."""
 
 _MODS = ("alibi", "softcap", "documents")
 _TINY = (1, 2, 16, 16)  # B, H, S, D
-_SAMPLE_S = 0.02
 
 
 def time_overheads(
@@ -68,21 +67,39 @@ def time_overheads(
             continue
         OutputCheck(work)(f"{OURS}, {name}", contender.attend(*work.inputs))
         calls[name] = partial(contender.attend, *work.inputs)
-        pairs[name] = visible_pairs(work)
-    timings = time_in_turns(calls, rounds=rounds, sample_s=_SAMPLE_S, before=rest) if calls else {}
+        pairs[name] = work.visible_pairs
+    name, labels = f"overhead {dtype} S={length} D={head_dim}", {"dtype": dtype, "phase": "forward"}
+    return time_beside_base(name, first.shape, labels, calls, pairs, refusals, rounds=rounds)
+
+
+def time_beside_base(
+    name: str,
+    shape: Mapping[str, int],
+    labels: Mapping[str, str],
+    calls: Mapping[str, Callable[[], object]],
+    pairs: Mapping[str, int],
+    refusals: Mapping[str, str],
+    *,
+    rounds: int,
+) -> Outcome:
+    """Time patterns in turns, and what a visible pair of each costs beside one of `BASE`.
+
+    Args:
+        name: The case.
+        shape: Its sizes by name.
+        labels: The rest of what sorts it.
+        calls: Pattern to call.
+        pairs: Pattern to visible pairs.
+        refusals: Patterns that do not run, and why.
+        rounds: Samples of each.
+    """
+    timings = time_apart(calls, rounds=rounds)
     a_pair = {name: timing.median_s / pairs[name] for name, timing in timings.items()}
-    return Outcome(
-        f"overhead {dtype} S={length} D={head_dim}",
-        "overhead",
-        first.shape,
-        {"dtype": dtype},
-        timings,
-        refusals,
-        facts={
-            name: {"per_pair_overhead": cost / a_pair[BASE] - 1.0 if BASE in a_pair else None}
-            for name, cost in a_pair.items()
-        },
-    )
+    facts = {
+        name: {"per_pair_overhead": cost / a_pair[BASE] - 1.0 if BASE in a_pair else None}
+        for name, cost in a_pair.items()
+    }
+    return Outcome(name, "overhead", shape, labels, timings, refusals, facts=facts)
 
 
 def time_tiny_calls(*, backend: str, rounds: int) -> Outcome:
@@ -97,14 +114,12 @@ def time_tiny_calls(*, backend: str, rounds: int) -> Outcome:
     ).unbind()
     batch, heads, length, head_dim = _TINY
     mask = create_block_mask(causal, None, None, length, length, device="cpu")
-    timings = time_in_turns(
+    timings = time_apart(
         {
             OURS: lambda: flex_attention(query, key, value, block_mask=mask, backend=backend),
             SDPA: lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True),
         },
         rounds=rounds,
-        sample_s=_SAMPLE_S,
-        before=rest,
     )
     return Outcome(
         f"tiny causal float32 B={batch} H={heads} S={length} D={head_dim}",

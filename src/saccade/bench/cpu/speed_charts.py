@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saccade.bench.cpu.measured_run import MeasuredRun
 from saccade.bench.cpu.outcome import Limit, Outcome
-from saccade.bench.cpu.run import CpuBench
 from saccade.viz import SpeedChart, plot_speeds, save_figure
 
 __all__ = ["speed_charts", "write_speeds"]
@@ -13,11 +13,12 @@ __all__ = ["speed_charts", "write_speeds"]
 _UNITS = {Limit.MULTIPLY_ADD: "GFLOP/s", Limit.BANDWIDTH: "GB/s"}
 
 
-def write_speeds(bench: CpuBench, path: Path) -> Path:
-    """Draw the forward passes and decoding steps of a run into a file.
+def write_speeds(bench: MeasuredRun, title: str, path: Path) -> Path:
+    """Draw the speeds of a run into a file.
 
     Args:
         bench: What was found.
+        title: What stands on top.
         path: A file ending in .png, .svg or .pdf.
 
     Raises:
@@ -26,14 +27,14 @@ def write_speeds(bench: CpuBench, path: Path) -> Path:
     machine = bench.machine
     figure = plot_speeds(
         speed_charts(bench),
-        "Attention on a CPU",
+        title,
         f"{machine.processor}, {machine.threads} threads; torch {machine.versions['torch']}; "
         f"saccade is backend={bench.backend!r}",
     )
     return save_figure(figure, path)
 
 
-def speed_charts(bench: CpuBench) -> list[SpeedChart]:
+def speed_charts(bench: MeasuredRun) -> list[SpeedChart]:
     """Return a chart for each phase, type and size, with its patterns as groups."""
     charts: dict[tuple[str, str, int, int], list[Outcome]] = {}
     for outcome in bench.outcomes:
@@ -51,7 +52,7 @@ def speed_charts(bench: CpuBench) -> list[SpeedChart]:
     ]
 
 
-def _chart(title: str, outcomes: list[Outcome], bench: CpuBench) -> SpeedChart:
+def _chart(title: str, outcomes: list[Outcome], bench: MeasuredRun) -> SpeedChart:
     peak = outcomes[0].peak(bench.peaks)
     return SpeedChart(
         title,

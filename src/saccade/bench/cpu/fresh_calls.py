@@ -1,20 +1,12 @@
 """What only a new process can tell: the first call of a pattern, and the memory of a very long one.
 
-Owns both sides: `ask` starts `python -m saccade.bench.cpu.fresh_process TASK`, which does the task and prints
-its answer as one line of JSON. Nothing is compiled or cached before the clock starts, and what a killed
-process held is gone.
+Owns what the process does and what is made of its answer; `bench.fresh_process` starts it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,20 +15,18 @@ from saccade.attention import flex_attention
 from saccade.bench.cpu.cases import DTYPES
 from saccade.bench.cpu.outcome import Outcome
 from saccade.bench.cpu.peers import FLEX, OURS
+from saccade.bench.fresh_process import Answer, ask
 from saccade.bench.memory import peak_memory
 from saccade.bench.timing import Timing, timed
 from saccade.block_mask import create_block_mask
-from saccade.errors import BackendError
 from saccade.masks import causal, sliding_window
 from saccade.scores import alibi, softcap
 from saccade.signatures import ScoreMod
 
-__all__ = ["LONG", "measure_memory", "memory_target", "time_first_calls"]
+__all__ = ["LONG", "measure_memory", "memory_outcome", "memory_target", "time_first_calls"]
 
 LONG = 131_072
 """Tokens of the call whose memory is measured."""
-
-Answer: TypeAlias = dict[str, float | int | str | None]
 
 _SIZE = (1, 8, 512, 64)  # B, H, S, D of a first call: what it computes is little beside what it compiles
 _HEADS, _HEAD_DIM = 2, 64  # of the long call
@@ -54,11 +44,11 @@ def time_first_calls(*, backend: str, compiled: bool, rounds: int) -> list[Outco
     Returns:
         An outcome each.
     """
-    answers = {OURS: [ask("first_calls", backend=backend) for _ in range(rounds)]}
+    answers = {OURS: [ask(first_calls, backend=backend) for _ in range(rounds)]}
     if compiled:
         # Torch keeps what it has compiled on the disk; an empty directory makes it compile.
         with tempfile.TemporaryDirectory() as empty:
-            answers[FLEX] = [ask("first_calls", {"TORCHINDUCTOR_CACHE_DIR": empty}, backend="flex_attention")]
+            answers[FLEX] = [ask(first_calls, {"TORCHINDUCTOR_CACHE_DIR": empty}, backend="flex_attention")]
     batch, heads, length, head_dim = _SIZE
     shape = {"batch": batch, "heads": heads, "q_len": length, "kv_len": length, "head_dim": head_dim}
     return [
@@ -90,17 +80,41 @@ def measure_memory(dtype: str, *, backend: str, length: int = LONG) -> Outcome:
         An outcome with the facts "call_bytes", "growth_bytes" and "target_bytes".
     """
     shape = {"batch": 1, "heads": _HEADS, "q_len": length, "kv_len": length, "head_dim": _HEAD_DIM}
-    answer = ask("memory", backend=backend, dtype=dtype, length=length)
+    answer = ask(memory, backend=backend, dtype=dtype, length=length)
     name = f"memory causal {dtype} H={_HEADS} S={length:,} D={_HEAD_DIM}"
+    tensor_bytes = _HEADS * length * _HEAD_DIM * DTYPES[dtype].itemsize
     labels = {"dtype": dtype, "pattern": "causal"}
+    return memory_outcome(
+        name, shape, labels, answer, before=3 * tensor_bytes, target=memory_target(4 * tensor_bytes)
+    )
+
+
+def memory_outcome(
+    name: str,
+    shape: Mapping[str, int],
+    labels: Mapping[str, str],
+    answer: Answer,
+    *,
+    before: int,
+    target: int,
+) -> Outcome:
+    """Return what a fresh process said of its memory as an outcome.
+
+    Args:
+        name: The call.
+        shape: Its sizes by name.
+        labels: The rest of what sorts it.
+        answer: The entries "growth_bytes" and "seconds", or "refusal".
+        before: Bytes of the tensors that were there before the growth.
+        target: What the call may take, these included.
+    """
     if "refusal" in answer:
         return Outcome(name, "memory", shape, labels, {}, {OURS: str(answer["refusal"])})
-    tensor_bytes = _HEADS * length * _HEAD_DIM * DTYPES[dtype].itemsize
     growth = answer["growth_bytes"]
     facts: dict[str, float | int | None] = {
         "growth_bytes": None if growth is None else int(growth),
-        "call_bytes": None if growth is None else 3 * tensor_bytes + int(growth),
-        "target_bytes": memory_target(4 * tensor_bytes),
+        "call_bytes": None if growth is None else before + int(growth),
+        "target_bytes": target,
     }
     timing = _as_timing([float(answer["seconds"] or 0.0)])
     return Outcome(name, "memory", shape, labels, {OURS: timing}, facts={OURS: facts})
@@ -110,40 +124,14 @@ def memory_target(tensor_bytes: int) -> int:
     """Return the bytes that a call may take, inputs included.
 
     Args:
-        tensor_bytes: Bytes of query, key, value and output together.
+        tensor_bytes: Bytes of all that is given and returned: query, key, value and output, and their
+            gradients where there are any.
 
     Example:
         >>> memory_target(1_000_000_000)
         3067108864
     """
     return 3 * tensor_bytes + _FIXED_BYTES
-
-
-def ask(task: str, environment: Mapping[str, str] | None = None, /, **options: str | int) -> Answer:
-    """Do a task in a process of its own.
-
-    Args:
-        task: A name in `TASKS`.
-        environment: Variables to set there.
-        options: What the task takes.
-
-    Returns:
-        Its answer; the entry "refusal" says why there is no other.
-    """
-    source = str(Path(__file__).parents[3])
-    path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, task, json.dumps(options)],
-        env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = done.stderr.strip().rpartition("\n")[2]
-        return {"refusal": f"its process ended with code {done.returncode}: {last}"}
-    answer: Answer = json.loads(done.stdout.splitlines()[-1])
-    return answer
 
 
 def _as_timing(seconds: Iterable[float]) -> Timing:
@@ -180,25 +168,7 @@ def memory(backend: str, dtype: str, length: int) -> Answer:
     return {"growth_bytes": growth, "seconds": seconds}
 
 
-TASKS: Mapping[str, Callable[..., Answer]] = {"first_calls": first_calls, "memory": memory}
-"""What a fresh process can be asked, by name."""
-
-
 def _tensors(shape: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
     return query, key, value
-
-
-def main() -> None:
-    """Do the task that the arguments name, and print its answer."""
-    task, options = sys.argv[1:]
-    try:
-        answer = TASKS[task](**json.loads(options))
-    except BackendError as fault:
-        answer = {"refusal": " ".join(str(fault).split())}
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    main()
