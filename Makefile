@@ -49,6 +49,11 @@ lint: $(READY) ## ruff's rules, each chosen in pyproject.toml
 .PHONY: types
 types: $(READY) ## mypy, strict
 	$(BIN)/mypy
+	$(BIN)/mypy examples
+
+.PHONY: train
+train: $(READY) ## train a small byte model on Python's own sources, into out/train_bytes
+	$(BIN)/python examples/train_bytes.py --out out/train_bytes
 
 .PHONY: bench
 bench: $(READY) ## time masks, tracing and attention on the CPU beside their peers; draw out/cpu.png
@@ -68,7 +73,7 @@ package: $(READY) ## build wheel and sdist, and use each in an empty environment
 .PHONY: clean
 clean: ## remove caches and build outputs; the environment stays (rm -rf .venv)
 	rm -rf build dist out docs/pictures htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+	find src tests docs examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
