@@ -56,10 +56,11 @@ train: $(READY) ## train a small byte model on Python's own sources, into out/tr
 	$(BIN)/python examples/train_bytes.py --out out/train_bytes
 
 .PHONY: bench
-bench: $(READY) ## time masks, tracing and attention on the CPU beside their peers; draw out/cpu.png
+bench: $(READY) ## time masks, tracing, attention and its gradients on the CPU beside their peers; draw out/*.png
 	$(BIN)/saccade bench masks
 	$(BIN)/saccade bench trace
 	$(BIN)/saccade bench cpu --plot out/cpu.png
+	$(BIN)/saccade bench train --plot out/train.png
 
 .PHONY: docs
 docs: $(READY) ## build the documentation into out/site, warnings being errors
