@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Iterator
 
 import hypothesis
 import numpy
@@ -22,10 +23,15 @@ hypothesis.settings.load_profile("saccade")
 # each time; `--thorough` runs all.
 LONG_SUITES = {
     "attention/test_compiled.py": 8,
+    "attention/test_training_accuracy.py": 6,
+    "attention/test_training_captures.py": 8,
+    "attention/test_training_transforms.py": 3,
     "backends/cpu/test_catalogue.py": 4,
+    "backends/cpu/test_catalogue_gradients.py": 16,
     "backends/cpu/test_instruction_sets.py": 6,
     "codegen/cpu/test_decode.py": 6,
     "codegen/cpu/test_forward.py": 4,
+    "torch_ops/test_backward_operator.py": 2,
 }
 
 
@@ -53,3 +59,11 @@ def _fixed_seeds() -> None:
     random.seed(SEED)
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Leave torch's number of threads as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fuzz.call import Blocks, Call, Mod, Table
+from fuzz.call import Backward, Blocks, Call, Mod, Table
 from fuzz.check import complaint
 from fuzz.draw import family
 from fuzz.simplify import simplest
@@ -28,7 +28,7 @@ from saccade.runtime.host import this_host
 CALLS = 10  # of a family
 PATIENCE = 120  # seconds after which a call hangs
 _COMMAND = ["-m", "fuzz"]
-_NAMES = {"Blocks": Blocks, "Call": Call, "Mod": Mod, "Table": Table, "inf": float("inf")}
+_NAMES = {each.__name__: each for each in (Backward, Blocks, Call, Mod, Table)} | {"inf": float("inf")}
 
 
 @dataclass(frozen=True)

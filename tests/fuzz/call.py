@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Blocks", "Call", "Mod", "Table"]
+__all__ = ["Backward", "Blocks", "Call", "Mod", "Table"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,24 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Backward:
+    """A gradient of a call's results.
+
+    Attributes:
+        grad_out: How the gradient of the output lies in memory, a key of `operands.LAYOUTS` or "expanded";
+            None where the output plays no part.
+        grad_lse: The same for lse; where the call does not ask for lse, it plays no part.
+        frozen: What wants no gradient, of `operands.LEARNED`.
+        again: Torch's number of threads at a repetition, which must give the same bits; None: there is none.
+    """
+
+    grad_out: str | None = "dense"
+    grad_lse: str | None = None
+    frozen: tuple[str, ...] = ()
+    again: int | None = None
+
+
+@dataclass(frozen=True)
 class Call:
     """A call of `flex_attention`.
 
@@ -75,6 +93,7 @@ class Call:
         threads: Torch's number of threads.
         guard: Which end of every tensor lies against a page that may not be touched: "first", "last" or
             "none".
+        backward: What is differentiated, if anything is.
     """
 
     lengths: tuple[int, int]
@@ -97,3 +116,4 @@ class Call:
     isa: str = "best"
     threads: int = 2
     guard: str = "none"
+    backward: Backward | None = None

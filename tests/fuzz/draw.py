@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fuzz.call import Blocks, Call, Mod, Table
-from fuzz.operands import LAYOUTS, VALUES
+from fuzz.call import Backward, Blocks, Call, Mod, Table
+from fuzz.operands import LAYOUTS, LEARNED, VALUES
 from ir.strategies import Drawer
 from saccade.ir.dtype import DType
 from saccade.ir.structure import ModKind
@@ -59,6 +59,7 @@ _DIMS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 24, 31, 33, 40, 48, 63, 64, 65, 80, 96
 _TILES = (1, 8, 16, 24, 48, 64, 96, 128)
 _MOST_PAIRS = 16_000
 _MOST_DRAWS = 300  # for a program
+_TRIES = 5  # for a program that reads its score
 _ALIKE = {  # stored types of one value type
     stored: tuple(other for other in DType if other.value_type is stored.value_type) for stored in DType
 }
@@ -126,20 +127,23 @@ def _frame(chance: Chance, isas: Sequence[str]) -> _Frame:
     precise = DType.FLOAT64 if dtype == "f64" else DType.FLOAT32
     has_blocks = chance.one_in(2)
     given = has_blocks and chance.one_in(2)
+    backward = _backward(chance) if chance.one_in(2) else None
+    learns = backward is not None
     call = Call(
         lengths=(1, 1),
         dims=(chance.pick(dims), chance.pick(dims)),
         dtype=dtype,
-        score=_mod(chance, ModKind.SCORE, precise, SCORES) if chance.one_in(2) else None,
-        mask=_mod(chance, ModKind.MASK, DType.BOOL, MASKS) if chance.integer(0, 2) else None,
+        backward=backward,
+        score=_mod(chance, ModKind.SCORE, precise, SCORES, learns=learns) if chance.one_in(2) else None,
+        mask=_mod(chance, ModKind.MASK, DType.BOOL, MASKS, learns=learns) if chance.integer(0, 2) else None,
         sinks=chance.pick(("f32", "f16", "f64")) if chance.one_in(4) else None,
         dropout_p=chance.pick((0.1, 0.5, 0.9, 1.0)) if chance.one_in(5) else 0.0,
-        aux=(chance.one_in(2), chance.one_in(2)),
+        aux=(chance.one_in(2) or (backward is not None and backward.grad_lse is not None), chance.one_in(2)),
         tiles=(chance.pick(_TILES), chance.pick(_TILES)) if chance.integer(0, 3) else (None, None),
         threads=chance.pick((1, 2, 2, 3)),
         isa=chance.pick(isas),
     )
-    block_mod = _mod(chance, ModKind.MASK, DType.BOOL, MASKS) if has_blocks else None
+    block_mod = _mod(chance, ModKind.MASK, DType.BOOL, MASKS, learns=learns) if has_blocks else None
     return _Frame(call, block_mod, has_blocks, given, chance.pick((1, 1, 2, 3, 4, 8)), chance.integer(1, 8))
 
 
@@ -165,6 +169,14 @@ def _member(chance: Chance, frame: _Frame) -> Call:
     if frame.call.dtype == "f16" and values == "tiny":
         values = "normal"  # half of them would be subnormal
     layouts = tuple(LAYOUTS)
+    backward = frame.call.backward
+    if backward is not None:
+        laid = [
+            None if one is None else chance.pick(("expanded", *layouts))
+            for one in (backward.grad_out, backward.grad_lse)
+        ]
+        again = chance.pick((1, 2, 3)) if chance.one_in(4) else None
+        backward = replace(backward, grad_out=laid[0], grad_lse=laid[1], again=again)
     return replace(
         frame.call,
         lengths=(q_len, kv_len),
@@ -174,17 +186,34 @@ def _member(chance: Chance, frame: _Frame) -> Call:
         seed=chance.integer(0, 2**31),
         layouts=(chance.pick(layouts), chance.pick(layouts), chance.pick(layouts)),
         values=values,
-        scale=chance.pick((None, None, 0.0, -0.3, 1.0, 7.5)),
+        scale=chance.pick((None, None, None, None, 0.0, -0.3, -0.3, 1.0, 7.5)),
         blocks=blocks,
         guard=chance.pick(("first", "last")),
+        backward=backward,
     )
 
 
-def _mod(chance: Chance, kind: ModKind, result: DType, library: Sequence[str]) -> Mod:
-    if chance.one_in(3):
+def _backward(chance: Chance) -> Backward:
+    """What kernels depend on of a backward: which gradients are given and wanted."""
+    given: tuple[str | None, str | None] = ("dense", chance.pick((None, "dense")))
+    if chance.one_in(8):
+        given = (None, "dense")
+    frozen: tuple[str, ...] = ()
+    if chance.one_in(2):
+        frozen = tuple([name for name in LEARNED if chance.one_in(2)])
+    return Backward(*given, frozen)
+
+
+def _mod(chance: Chance, kind: ModKind, result: DType, library: Sequence[str], *, learns: bool) -> Mod:
+    """A mod; where the call learns, one that has a say in gradients more often than not."""
+    if chance.integer(1, 6) <= (4 if learns and kind is ModKind.MASK else 2):
         return Mod(_expression(chance, library, combined=kind is ModKind.MASK))
-    source, depth = _Bounded(chance, _MOST_DRAWS), chance.integer(1, 4)
-    case = Drawer(source, kind, result, customs=kind is ModKind.SCORE).case(depth)
+    smooth = learns and kind is ModKind.SCORE and chance.one_in(2)
+    for _ in range(_TRIES if smooth else 1):
+        source, depth = _Bounded(chance, _MOST_DRAWS), chance.integer(1, 4)
+        case = Drawer(source, kind, result, customs=kind is ModKind.SCORE, smooth=smooth).case(depth)
+        if case.structure.reads("score"):
+            break
     tables = []
     for array, capture in zip(case.captures, case.structure.captures, strict=True):
         stored = chance.pick(_ALIKE[capture.dtype]) if chance.one_in(2) else capture.dtype

@@ -20,7 +20,7 @@ from saccade.ir.text import parse_structure
 from saccade.tracing import trace
 from saccade.tracing.dtypes import TORCH
 
-__all__ = ["LAYOUTS", "VALUES", "Operands", "given_kinds", "make"]
+__all__ = ["LAYOUTS", "LEARNED", "VALUES", "Operands", "given_kinds", "make", "upstream"]
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -107,6 +107,9 @@ VALUES: dict[str, Callable[[torch.Generator, tuple[int, ...]], Tensor]] = {
 }
 """What query and key hold, by name."""
 
+LEARNED = ("query", "key", "value", "sinks", "c0", "c1", "c2", "c3")
+"""The names of what may want a gradient; captured tensors are those of the score_mod, by slot."""
+
 
 @dataclass(frozen=True, eq=False)
 class Operands:
@@ -123,6 +126,17 @@ class Operands:
     def block_mask(self, call: Call) -> BlockMask | None:
         """The block mask, made anew."""
         return None if call.blocks is None else _block_mask(call, call.blocks, self.block_program)
+
+    def learned(self, call: Call) -> dict[str, Tensor]:
+        """What wants a gradient, by name."""
+        if call.backward is None:
+            return {}
+        tensors = (self.query, self.key, self.value, self.sinks, *(self.score.captures if self.score else ()))
+        return {
+            name: one
+            for name, one in zip(LEARNED, tensors, strict=False)
+            if name not in call.backward.frozen and isinstance(one, Tensor) and one.is_floating_point()
+        }
 
 
 def make(call: Call) -> Operands:
@@ -152,6 +166,26 @@ def make(call: Call) -> Operands:
         block_program=_program(call, blocks, ModKind.MASK),
         sinks=sinks,
     )
+
+
+def upstream(call: Call, out: Tensor, lse: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a call's output and lse; None where one plays no part.
+
+    Every row has a gradient of its lse, also one that sees nothing.
+    """
+    assert call.backward is not None
+    generator = torch.Generator().manual_seed(call.seed + 2)
+    layouts = call.backward.grad_out, None if lse is None else call.backward.grad_lse
+    made: list[Tensor | None] = []
+    for layout, result in zip(layouts, (out, lse), strict=True):
+        if layout is None or result is None:
+            made.append(None)
+            continue
+        shape = tuple(result.shape)
+        drawn = _normal(generator, () if layout == "expanded" else shape).to(result.dtype)
+        laid = drawn.expand(shape) if layout == "expanded" else LAYOUTS[layout](drawn)
+        made.append(place(laid, call.guard))
+    return made[0], made[1]
 
 
 def given_kinds(call: Call, program: Program | None) -> Tensor:

@@ -10,7 +10,7 @@ of opposite signs, one of which crosses a jump nearby.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from saccade.ir.ops import OPS, REDUCTIONS, Op, TypeRule
 from saccade.ir.program import Program
 from saccade.tracing.dtypes import TORCH
 
-__all__ = ["Expected", "expect"]
+__all__ = ["Expected", "Noise", "Outcome", "expect", "indices", "precise", "run", "size_of", "spread_of"]
 
 _ULP = 8  # by which a disturbance is off
 _JUMP = (0.02, 1e-5)  # absolute and relative change of lse that only a program's jump makes
@@ -47,6 +47,8 @@ class Expected:
         max_scores: [B, Hq, Q] float64.
         finite: [B, Hq, Q] bool: rows whose visible scores are below +inf and none of them NaN.
         slack: The same names to tensors of those shapes.
+        magnified: [B, Hq, Q, K] float64: how far disturbances move what the score_mod makes of scores.
+        outcomes: What they were found from: the exact one, and disturbed ones.
     """
 
     raises: bool | None
@@ -55,9 +57,11 @@ class Expected:
     max_scores: Tensor
     finite: Tensor
     slack: Mapping[str, Tensor]
+    magnified: Tensor
+    outcomes: Sequence[Outcome]
 
 
-class _Noise:
+class Noise:
     """Random disturbances of size 1/4 to 1, lest equal ones cancel; a pair has opposite signs."""
 
     def __init__(self, seed: int, sign: int) -> None:
@@ -70,10 +74,30 @@ class _Noise:
 
 
 @dataclass(frozen=True, eq=False)
-class _Outcome:
+class Outcome:
+    """The results for one disturbance of roundings, and what gradients follow from.
+
+    Attributes:
+        raises: As in `Expected`.
+        finite: As in `Expected`.
+        reference: The oracle's results.
+        visible: [B, Hq, Q, K] bool.
+        raw: [B, Hq, Q, K] of the precise type: the scores that the score_mod is given.
+        scores: [B, Hq, Q, K] float64: what it made of them.
+        factor: [B, Hq, Q, K] float64, or a scalar: what dropout multiplies weights by.
+        lost: [B, Hq, Q, K] float64: what rounding may change in raw scores.
+        noise: The disturbance.
+    """
+
     raises: bool | None
     finite: Tensor
     reference: oracle.Reference
+    visible: Tensor
+    raw: Tensor
+    scores: Tensor
+    factor: Tensor
+    lost: Tensor
+    noise: Noise | None
 
 
 def expect(call: Call, operands: Operands, seed: int | None, disturbances: int) -> Expected:
@@ -87,15 +111,15 @@ def expect(call: Call, operands: Operands, seed: int | None, disturbances: int) 
     """
     exact = _outcome(call, operands, seed, None)
     disturbed = [
-        _outcome(call, operands, seed, _Noise(pair, sign)) for pair in range(disturbances) for sign in (1, -1)
+        _outcome(call, operands, seed, Noise(pair, sign)) for pair in range(disturbances) for sign in (1, -1)
     ]
     raises = exact.raises if all(each.raises is exact.raises for each in disturbed) else None
     reference, names = exact.reference, ("out", "lse", "max_scores")
     spread = {
-        name: _spread(getattr(reference, name), [getattr(each.reference, name) for each in disturbed])
+        name: spread_of(getattr(reference, name), [getattr(each.reference, name) for each in disturbed])
         for name in names
     }
-    jumps = spread["lse"] > _JUMP[0] + _JUMP[1] * _size(reference.lse)
+    jumps = spread["lse"] > _JUMP[0] + _JUMP[1] * size_of(reference.lse)
     for each in disturbed:
         jumps |= each.finite != exact.finite
     slack = _least_slack(call, operands, reference)
@@ -103,7 +127,21 @@ def expect(call: Call, operands: Operands, seed: int | None, disturbances: int) 
         row = spread[name].amax(-1, keepdim=True) if name == "out" else spread[name]
         slack[name] = slack[name] + 8 * row
         slack[name][jumps] = torch.inf
-    return Expected(raises, reference.out, reference.lse, reference.max_scores, exact.finite, slack)
+    magnified = spread_of(exact.scores, [each.scores for each in disturbed]).masked_fill(~exact.visible, 0.0)
+    if magnified.numel():
+        # Another score may be the largest, if it moves so far.
+        largest = (exact.scores + 8 * magnified).masked_fill(~exact.visible, -torch.inf).amax(-1)
+        slack["max_scores"] = torch.fmax(slack["max_scores"], largest - reference.max_scores)
+    return Expected(
+        raises,
+        reference.out,
+        reference.lse,
+        reference.max_scores,
+        exact.finite,
+        slack,
+        magnified,
+        (exact, *disturbed),
+    )
 
 
 def _least_slack(call: Call, operands: Operands, reference: oracle.Reference) -> dict[str, Tensor]:
@@ -112,35 +150,39 @@ def _least_slack(call: Call, operands: Operands, reference: oracle.Reference) ->
     Terms are rounded to the type of sums, in bfloat16 also to the stored type; below its normal numbers they
     vanish.
     """
-    precise, stored = torch.finfo(TORCH[_precise(call)]), torch.finfo(operands.query.dtype)
+    wide, stored = torch.finfo(TORCH[precise(call)]), torch.finfo(operands.query.dtype)
     values = operands.value.double().abs().repeat_interleave(call.heads[0] // call.heads[1], dim=1)
     rate = keep_rate(call.dropout_p) or 1.0
     mass = reference.weights.nan_to_num(0.0, 0.0) @ values / rate
-    vanishing = values.sum(dim=2, keepdim=True) * precise.smallest_normal / rate
+    vanishing = values.sum(dim=2, keepdim=True) * wide.smallest_normal / rate
     return {
-        "out": (2 * stored.eps + 64 * precise.eps) * mass + vanishing + stored.smallest_normal * 2**-8,
-        "lse": 32 * precise.eps * (1 + _size(reference.lse)),
-        "max_scores": 4 * precise.eps * _size(reference.max_scores),
+        "out": (2 * stored.eps + 64 * wide.eps) * mass + vanishing + stored.smallest_normal * 2**-8,
+        "lse": 32 * wide.eps * (1 + size_of(reference.lse)),
+        "max_scores": 4 * wide.eps * size_of(reference.max_scores) + wide.smallest_normal,
     }
 
 
-def _size(numbers: Tensor) -> Tensor:
+def size_of(numbers: Tensor) -> Tensor:
     """Absolute values, 0 for what is not finite."""
     return numbers.abs().nan_to_num(0.0, 0.0, 0.0)
 
 
-def _outcome(call: Call, operands: Operands, seed: int | None, noise: _Noise | None) -> _Outcome:
+def _outcome(call: Call, operands: Operands, seed: int | None, noise: Noise | None) -> Outcome:
     """The reference, with disturbed roundings if there is noise."""
     shape = (call.batch, call.heads[0], *call.lengths)
     visible, raises = _visible(call, operands, shape, noise)
     made: dict[str, Tensor] = {}
+    lost = _lost(call, operands)
 
     def score(scores: Tensor, *_: Tensor) -> Tensor:
-        modified, poison = _modified(call, operands, scores, noise)
-        made["scores"], made["poison"] = modified, poison & visible
-        return modified
+        if noise is not None:
+            scores = scores + torch.from_numpy(noise.draw(tuple(scores.shape))) * lost
+        made["raw"] = scores.to(TORCH[precise(call)])
+        made["scores"], poison = _modified(operands, scores, made["raw"], noise)
+        made["poison"] = poison & visible
+        return made["scores"]
 
-    keep = None
+    keep, rate = None, keep_rate(call.dropout_p) or 1.0
     if seed is not None:
         rows = np.arange(shape[0] * shape[1]).reshape(*shape[:2], 1, 1)
         kept = keep_mask(seed, call.dropout_p, rows, np.arange(shape[2])[:, None], np.arange(shape[3]))
@@ -154,16 +196,17 @@ def _outcome(call: Call, operands: Operands, seed: int | None, noise: _Noise | N
         scale=call.scale,
         sinks=operands.sinks,
         keep=keep,
-        keep_rate=keep_rate(call.dropout_p) or 1.0,
+        keep_rate=rate,
     )
     finite = ((made["scores"] < torch.inf) | ~visible).all(-1)
     if raises is False:
         raises = bool(made["poison"].any())
-    return _Outcome(raises, finite, reference)
+    factor = torch.ones(()).double() if keep is None else keep.double() / rate
+    return Outcome(raises, finite, reference, visible, made["raw"], made["scores"], factor, lost, noise)
 
 
 def _visible(
-    call: Call, operands: Operands, shape: tuple[int, ...], noise: _Noise | None
+    call: Call, operands: Operands, shape: tuple[int, ...], noise: Noise | None
 ) -> tuple[Tensor, bool | None]:
     """Which pairs are visible, and whether poison decides that somewhere.
 
@@ -179,27 +222,24 @@ def _visible(
     nowhere = torch.zeros(shape, dtype=torch.bool)
     poison = nowhere
     if operands.block_program is not None:
-        value, poison = _run(operands.block_program, _indices(shape), shape, noise)
+        value, poison = run(operands.block_program, operands.block_program.root, {}, shape, noise)
         shown, poison = torch.where(asked, value & ~poison, shown), poison & asked
         if bool(poison.any()) and call.blocks is not None and call.blocks.kinds is None:
             return shown, True  # the analysis finds it before there is a call
     mod, mod_poison = shown.new_ones(shape), nowhere
     if operands.mask is not None:
-        mod, mod_poison = _run(operands.mask, _indices(shape), shape, noise)
+        mod, mod_poison = run(operands.mask, operands.mask.root, {}, shape, noise)
     decided = (poison & (mod | mod_poison)) | (mod_poison & shown)
     raises = True if bool(decided.any()) else (None if bool(poison.any()) else False)
     return shown & mod & ~mod_poison, raises
 
 
-def _modified(call: Call, operands: Operands, scores: Tensor, noise: _Noise | None) -> tuple[Tensor, Tensor]:
-    """What the score_mod makes of float64 scores, in float64, and where it has no value."""
-    if noise is not None:
-        scores = scores + torch.from_numpy(noise.draw(tuple(scores.shape))) * _lost(call, operands)
+def _modified(operands: Operands, scores: Tensor, raw: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+    """What the score_mod makes of scores, `raw` when rounded, in float64; and where it has no value."""
     if operands.score is None:
         return scores, torch.zeros_like(scores, dtype=torch.bool)
-    rounded = scores.to(TORCH[_precise(call)]).numpy()
-    indices = {"score": rounded, **_indices(tuple(scores.shape))}
-    value, poison = _run(operands.score, indices, tuple(scores.shape), noise)
+    shape = tuple(scores.shape)
+    value, poison = run(operands.score, operands.score.root, {"score": raw.numpy()}, shape, noise)
     return value.double(), poison
 
 
@@ -208,29 +248,40 @@ def _lost(call: Call, operands: Operands) -> Tensor:
 
     Never nothing: the sign of a zero is free.
     """
-    precise = torch.finfo(TORCH[_precise(call)])
+    wide = torch.finfo(TORCH[precise(call)])
     scale = call.dims[0] ** -0.5 if call.scale is None else call.scale
     keys = operands.key.double().abs().repeat_interleave(call.heads[0] // call.heads[1], dim=1).mT
     terms = operands.query.double().abs() @ keys * abs(scale)
-    lost = terms.nan_to_num(0, 0, 0) * (_ULP + math.sqrt(call.dims[0])) * precise.eps
-    return lost.clamp(min=precise.smallest_normal)
+    lost = terms.nan_to_num(0, 0, 0) * (_ULP + math.sqrt(call.dims[0])) * wide.eps
+    return lost.clamp(min=wide.smallest_normal)
 
 
-def _run(
+def run(
     program: Program,
+    root: Expr,
     variables: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
-    noise: _Noise | None,
+    noise: Noise | None,
 ) -> tuple[Tensor, Tensor]:
-    root = program.root if noise is None else _disturbed(program.root, noise)
-    found = evaluate(root, variables, program.captures, program.numbers)
+    """The value of an expression over a program's data at each pair of a shape, and whether it has none.
+
+    Args:
+        program: Whose captured tensors and numbers are read.
+        root: The expression.
+        variables: What it reads beside the indices of a pair, [..., B, Hq, Q, K].
+        shape: [..., B, Hq, Q, K].
+        noise: Disturbances of roundings, if any.
+    """
+    root = root if noise is None else _disturbed(root, noise)
+    captures = [one.detach() if isinstance(one, Tensor) else one for one in program.captures]
+    found = evaluate(root, {**variables, **indices(shape[-4:])}, captures, program.numbers)
     poison = np.zeros((), bool) if found.poison is None else found.poison != 0
     return tuple(  # type: ignore[return-value]
         torch.from_numpy(np.array(np.broadcast_to(part, shape))) for part in (found.value, poison)
     )
 
 
-def _disturbed(root: Expr, noise: _Noise) -> Expr:
+def _disturbed(root: Expr, noise: Noise) -> Expr:
     """The expression with each result of an elementary function, a power and a sum off by a few ulp."""
     done: dict[Expr, Expr] = {}
     for node in walk(root):
@@ -244,12 +295,13 @@ def _disturbed(root: Expr, noise: _Noise) -> Expr:
     return done[root]
 
 
-def _indices(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def indices(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The indices of each pair of [B, Hq, Q, K], as arrays that broadcast."""
     grids = np.ogrid[tuple(slice(size) for size in shape)]
     return dict(zip(("b", "h", "q_idx", "kv_idx"), grids, strict=True))
 
 
-def _spread(exact: Tensor, others: list[Tensor]) -> Tensor:
+def spread_of(exact: Tensor, others: list[Tensor]) -> Tensor:
     """The largest distance of the others; infinite where one is finite and another is not."""
     spread = torch.zeros_like(exact)
     for other in others:
@@ -259,5 +311,6 @@ def _spread(exact: Tensor, others: list[Tensor]) -> Tensor:
     return spread
 
 
-def _precise(call: Call) -> DType:
+def precise(call: Call) -> DType:
+    """The type of sums and of the softmax."""
     return DType.FLOAT64 if call.dtype == "f64" else DType.FLOAT32

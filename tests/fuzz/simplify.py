@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from fuzz.call import Call, Mod
+from fuzz.call import Backward, Call, Mod
+from fuzz.operands import LEARNED
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, axis_bit, cast, const, substitute, var, walk
 from saccade.ir.ops import Op
@@ -54,6 +55,8 @@ def _simpler(call: Call) -> Iterator[Call]:
             yield replace(call, blocks=replace(call.blocks, axes=(False, False)))
         if call.blocks.mod is not None:
             yield replace(call, blocks=replace(call.blocks, mod=None))
+    if call.backward is not None:
+        yield from (replace(call, backward=less) for less in _less(call.backward))
     yield from _smaller(call)
     for name in ("score", "mask"):
         mod = getattr(call, name)
@@ -62,6 +65,16 @@ def _simpler(call: Call) -> Iterator[Call]:
     if call.blocks is not None and call.blocks.mod is not None:
         for shorter in _shorter(call.blocks.mod):
             yield replace(call, blocks=replace(call.blocks, mod=shorter))
+
+
+def _less(backward: Backward) -> Iterator[Backward]:
+    for name, default in (("again", None), ("grad_lse", None), ("grad_out", "dense"), ("grad_out", None)):
+        if getattr(backward, name) != default:
+            yield replace(backward, **{name: default})
+    others = [name for name in LEARNED if name not in backward.frozen]
+    if len(others) > 1:
+        for kept in others:
+            yield replace(backward, frozen=tuple([name for name in LEARNED if name != kept]))
 
 
 def _smaller(call: Call) -> Iterator[Call]:

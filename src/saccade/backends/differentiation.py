@@ -74,6 +74,33 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return super(_SingleLevelFunction, function).apply(*alive)  # type: ignore[misc]
 
 
+def _are_many(grad: Tensor | None) -> bool:
+    """Tell whether a gradient stands for a batch of them, as `is_grads_batched=True` makes it."""
+    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def _of_many(function: type[torch.autograd.Function], *arguments: Any) -> list[Tensor]:
+    """Apply a function once for each of a batch of gradients: no transform hands them over one by one."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    apart = [
+        torch._remove_batch_dim(one, level, 1, 0).unbind()
+        if isinstance(one, Tensor) and _are_many(one)
+        else None
+        for one in arguments
+    ]
+    count = next(len(many) for many in apart if many is not None)
+    each = [
+        _applied(
+            function,
+            *[one if many is None else many[number] for one, many in zip(arguments, apart, strict=True)],
+        )
+        for number in range(count)
+    ]
+    stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
+    return [torch._add_batch_dim(gradients, 0, level) for gradients in stacked]
+
+
 class _Attention(torch.autograd.Function):
     """A call."""
 
@@ -96,8 +123,11 @@ class _Attention(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         if grad_out is None and grad_lse is None:
             return (None,) * (1 + len(needed))
+        differentiate = _of_many if _are_many(grad_out) or _are_many(grad_lse) else _applied
         found = iter(
-            _applied(_AttentionBackward, _Asked(ctx.call, needed), grad_out, grad_lse, *ctx.saved_tensors)
+            differentiate(
+                _AttentionBackward, _Asked(ctx.call, needed), grad_out, grad_lse, *ctx.saved_tensors
+            )
         )
         return None, *[next(found) if wanted else None for wanted in needed]
 

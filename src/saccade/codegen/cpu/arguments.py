@@ -99,7 +99,7 @@ FIXED: dict[str, str] = {
     "packed_grads": "BACKWARD: address of the output's packed gradient, likewise",
     "query_words": "BACKWARD: address of queries as rows of pairs of bfloat16, likewise; read only there",
     "grad_words": "BACKWARD: address of the output's gradient as rows of pairs, likewise",
-    "row_lse": "BACKWARD: address of lse in base 2, of heads and rows as packed queries, of the precise type",
+    "row_lse": "BACKWARD: address of lse, of heads and rows as packed queries, of the precise type",
     "row_delta": "BACKWARD: address of delta, likewise",
     "scratch": "address of the threads' private memory, 64-byte aligned",
     "state": "address of the shared block, see State",

@@ -1,7 +1,7 @@
 """The entries of the backward kernel before its products: `pack`, and `sinks` where there are some.
 
 `pack` writes queries and the output's gradient dO as rows of words, as far as products read them, and what
-each row needs of the forward: lse in base 2, +inf where a row saw nothing, so that its weights are 0; and
+each row needs of the forward: lse, +inf where a row saw nothing, so that its weights are 0; and
 
     delta = sum dO·O - dlse,
 
@@ -86,7 +86,6 @@ def emit_sinks(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout
     q_len, word = arguments.get("q_len"), tiling.word
     with work_items(e, arguments) as h:
         sink = e.load(e.nth(arguments.pointer("sinks"), h, word), e.precise_type)
-        sink = e.binary("fmul", sink, e.real(math.log2(math.e)))
         zero = e.splat(e.real(0.0))
         with e.loop(0, arguments.get("batch"), carried=[zero]) as batch:
             head = find_head(e, arguments, tiling, batch.index, h)
@@ -96,7 +95,9 @@ def emit_sinks(tiling: BackwardTiling, module: ir.Module, layout: ArgumentLayout
                     e.load_vector(e.nth(arguments.pointer(table), number, word))
                     for table in ("row_lse", "row_delta")
                 )
-                weight = exp2_of_nonpositive(e, e.binary("fsub", sink, lse))
+                weight = exp2_of_nonpositive(
+                    e, e.binary("fmul", e.binary("fsub", sink, lse), e.real(math.log2(math.e)))
+                )
                 held = e.compare("<", e.binary("add", row.index, e.lane_numbers(I64)), q_len)
                 part = e.select(held, e.binary("fmul", weight, delta), zero)
                 row.hand_over([e.binary("fsub", row.values[0], part)])
@@ -168,7 +169,7 @@ def _write_tables(e: Emitter, arguments: Arguments, tiling: BackwardTiling, head
     number = e.builder.add(e.builder.mul(head.number, arguments.get("q_len")), query)
     lse = e.load(e.nth(arguments.pointer("lse"), number, word), e.precise_type)
     saw_nothing = e.compare("==", lse, e.real(float("-inf")))
-    lse = e.select(saw_nothing, e.real(float("inf")), e.binary("fmul", lse, e.real(math.log2(math.e))))
+    lse = e.select(saw_nothing, e.real(float("inf")), lse)
     e.store(lse, e.nth(arguments.pointer("row_lse"), row, word))
     if not tiling.row_bytes["row_delta"]:
         return

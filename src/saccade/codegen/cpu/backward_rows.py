@@ -1,9 +1,9 @@
 """The pass over a tile of scores that makes weights and the gradients of scores of them.
 
-With x the score in base 2, f dropout's factor of a pair (0 where it is dropped), and lse and delta as
+With x the score, f dropout's factor of a pair (0 where it is dropped), and lse and delta as
 `backward_pack` leaves them,
 
-    P = 2^(x - lse),   dS' = P·(dP·f - delta),   dS = dS' through the score mod's derivative.
+    P = e^(x - lse),   dS' = P·(dP·f - delta),   dS = dS' through the score mod's derivative.
 
 Scores become the weights P·f that the values were summed with, dP becomes dS; both are 0 where a pair is
 hidden. Where nothing needs dS there is no dP. In the class of bfloat16 pairs two rows are walked together.
@@ -35,7 +35,7 @@ class RowChange:
     """What is known of one row's pairs.
 
     Attributes:
-        lse: Precise scalar, in base 2.
+        lse: Precise scalar.
         delta: Precise scalar; None where there is no dP.
         scale: Precise scalar, what q·k is multiplied by.
         score: From a score, its column and the lanes asked about to what the score mod makes of it.
@@ -106,21 +106,19 @@ class _Spread:
     """A row's numbers, spread over the lanes.
 
     Attributes:
-        less_lse: -lse.
+        lse: lse.
         delta: delta; None where there is no dP.
-        unit: What a changed score, or q·k where none is changed, is multiplied by to be in base 2.
+        scale: What q·k is multiplied by.
     """
 
-    less_lse: Value
+    lse: Value
     delta: Value | None
-    unit: Value
+    scale: Value
 
     @classmethod
     def of(cls, e: Emitter, row: RowChange) -> _Spread:
-        log2_e = e.real(math.log2(math.e))
-        unit = log2_e if row.score is not None else e.binary("fmul", row.scale, log2_e)
         delta = None if row.delta is None else e.splat(row.delta)
-        return cls(e.splat(e.builder.fneg(row.lse)), delta, e.splat(unit))
+        return cls(e.splat(row.lse), delta, e.splat(row.scale))
 
 
 def _weigh(
@@ -137,11 +135,11 @@ def _weigh(
     """The weights of a vector of pairs, as values were summed with, dS, and what is carried on."""
     zero = e.splat(e.real(0.0))
     lanes = None if row.visible is None else row.visible(column)
-    changed = score
-    if row.score is not None:
-        score = e.binary("fmul", score, row.scale)
-        changed = row.score(score, column, lanes)
-    weight = exp2_of_nonpositive(e, e.fma(changed, spread.unit, spread.less_lse), coarse=coarse)
+    # Rounded as the forward rounds it: near lse the difference is exact, however large both are.
+    score = e.binary("fmul", score, spread.scale)
+    changed = score if row.score is None else row.score(score, column, lanes)
+    exponent = e.binary("fmul", e.binary("fsub", changed, spread.lse), e.real(math.log2(math.e)))
+    weight = exp2_of_nonpositive(e, exponent, coarse=coarse)
     if lanes is not None:
         weight = e.select(lanes, weight, zero)
     factor = None if row.factor is None else row.factor(column)
