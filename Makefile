@@ -32,7 +32,7 @@ thorough: $(READY) ## every case of the long suites too, of which `make test` ru
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough
 
 .PHONY: fuzz
-fuzz: $(READY) ## random calls of the CPU engine against float64, for MINUTES=10, from SEED=1000 on
+fuzz: $(READY) ## random calls of the CPU engine and their gradients against float64, for MINUTES=10, from SEED=1000 on
 	PYTHONPATH=src:tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)
 
 .PHONY: check

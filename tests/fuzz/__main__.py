@@ -1,4 +1,4 @@
-"""The fuzzer: random calls of the CPU engine for as long as told, each held against the reference.
+"""The fuzzer: random calls of the CPU engine and their gradients, for as long as told, held against float64.
 
     python -m fuzz --minutes 60 --seed 7      what `make fuzz` runs
     python -m fuzz "Call(lengths=(3, 5))"     one call, as a fault is reported

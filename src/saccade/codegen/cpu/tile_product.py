@@ -69,11 +69,7 @@ class TileProduct:
             factors: Address of a number of the precise type for each row.
             adds: Whether C is added to.
         """
-        start = [
-            self._start(e, c, factors, adds, row, column)
-            for row in range(self.rows)
-            for column in range(self.vectors)
-        ]
+        start = [e.splat(e.real(0.0))] * (self.rows * self.vectors)
         whole = steps - steps % self.unroll if isinstance(steps, int) else steps
         with e.loop(0, whole, self.unroll, start) as loop:
             a_turn = e.nth(a, loop.index, self.a_step)
@@ -86,15 +82,20 @@ class TileProduct:
             for step in range(whole, steps):
                 sums = self._step(e, a, self._right(e, b, e.whole(0), step), step, sums)
         for place, total in enumerate(sums):
-            e.store(total, self._place(e, c, *divmod(place, self.vectors)))
+            row, column = divmod(place, self.vectors)
+            at = self._place(e, c, row, column)
+            e.store(self._joined(e, at, total, factors, row, adds=adds), at)
 
-    def _start(self, e: Emitter, c: Value, factors: Value | None, adds: bool, row: int, column: int) -> Value:
+    def _joined(
+        self, e: Emitter, c: Value, total: Value, factors: Value | None, row: int, *, adds: bool
+    ) -> Value:
+        """What C becomes: sums begin at 0, so that those of a long row are sums of sums, and round less."""
         if adds:
-            return e.load_vector(self._place(e, c, row, column))
+            return e.binary("fadd", e.load_vector(c), total)
         if factors is None:
-            return e.splat(e.real(0.0))
+            return total
         factor = e.load(e.at(factors, row * self._element_bytes(e)), e.precise_type)
-        return e.binary("fmul", e.load_vector(self._place(e, c, row, column)), factor)
+        return e.fma(e.load_vector(c), e.splat(factor), total)
 
     def _step(self, e: Emitter, a: Value, right: list[Value], step: int, sums: list[Value]) -> list[Value]:
         """Add the products of one step."""
