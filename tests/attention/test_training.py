@@ -418,6 +418,24 @@ class TestSurroundings:
         for each in found:
             assert_bits(each, expected)
 
+    @pytest.mark.parametrize("q_len", [7, 0])
+    def test_a_default_device_elsewhere_changes_nothing(self, q_len: int) -> None:
+        query, *others = draw()
+        leaves = draw_like(query[:, :, :q_len], *others)
+        slope = torch.tensor(0.3, requires_grad=True)
+
+        def run() -> list[Tensor]:
+            out, lse = attend(*leaves, score_mod=lambda s, b, h, q, kv: s + slope * (kv - q), return_lse=True)
+            return [out, lse, *torch.autograd.grad((out.sum() + lse.sum()), [*leaves, slope])]
+
+        expected = run()
+        torch.set_default_device("meta")
+        try:
+            found = run()
+        finally:
+            torch.set_default_device(None)
+        assert_bits(found, expected)
+
     def test_hooks_see_and_change_gradients(self) -> None:
         leaves = draw()
         out = attend(*leaves)

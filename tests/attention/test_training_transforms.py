@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 import oracle
-from saccade import create_block_mask, flex_attention
+from saccade import create_block_mask, flex_attention, trace
 from saccade.errors import StaleMaskError, UnsupportedError
 from saccade.masks import causal, document, sliding_window
 
@@ -236,6 +238,22 @@ class TestModules:
 
         expected = gradients(model, run, x)
         torch.testing.assert_close(gradients(model, compiled(run), x), expected, rtol=0.02, atol=1e-4)
+
+    @pytest.mark.filterwarnings("ignore")  # torch's own, of what it does there
+    def test_compiled_autograd(self, engine: str) -> None:
+        model, x = Model(engine, learns_bias=True), drawn_x()
+        expected = gradients(model, model, x)
+        with compiled_autograd._enable(torch.compile(backend="aot_eager")):
+            found = gradients(model, model, x)
+        torch.testing.assert_close(found, expected)
+
+    def test_a_checkpoint_inside_the_graph_takes_programs(self, engine: str) -> None:
+        model, x = Model(engine, mask_mod=trace(causal), dropout_p=0.5), drawn_x()
+        found = []
+        for run in (model, compiled(lambda x: checkpoint(model, x, use_reentrant=False))):
+            torch.manual_seed(3)
+            found.append(gradients(model, run, x))
+        torch.testing.assert_close(found[1], found[0])
 
     def test_a_mask_that_grew_stale_on_the_way(self, engine: str) -> None:
         keep = torch.ones(LENGTH, dtype=torch.bool)

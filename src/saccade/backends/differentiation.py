@@ -68,7 +68,7 @@ def recorded(call: Differentiable, tensors: Tensors) -> Results:
 
 def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """What `function.apply` returns, without its reading of a signature, which takes longer than all else."""
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or torch.compiler.is_dynamo_compiling():
         return function.apply(*arguments)  # type: ignore[no-untyped-call]
     alive = [_unwrap_if_dead(one) if isinstance(one, Tensor) else one for one in arguments]
     return super(_SingleLevelFunction, function).apply(*alive)  # type: ignore[misc]

@@ -74,11 +74,13 @@ def recorded(mod: Callable[..., Any], dtypes: Sequence[torch.dtype], device: tor
         dtypes: The dtype that each of its arguments tells.
         device: The device that they tell.
     """
-    if not isinstance(mod, Program):
-        _watch_functions()
     steps: list[Step] = []
     arguments = [_add(steps, (_ARGUMENT, (), (), ()), _told(dtype, device)) for dtype in dtypes]
-    result = _called(mod, arguments, steps)
+    if isinstance(mod, Program):
+        result = mod(*arguments)  # without a mode, which Dynamo refuses inside a checkpoint
+    else:
+        _watch_functions()
+        result = _called(mod, arguments, steps)
     return tuple(steps), _written(result, steps)
 
 

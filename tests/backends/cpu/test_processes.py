@@ -59,6 +59,33 @@ print(right())
 
 
 @FORKS
+@pytest.mark.parametrize("keys", [90, 0])
+def test_gradients_in_a_forked_child(keys) -> None:
+    """Torch's own operators, on tensors so large that it would share them out, wait for ever there."""
+    printed = run(
+        f"""
+torch.set_num_threads(2)
+tensors = [torch.randn(8, 16, length, 16).requires_grad_() for length in (300, {keys}, {keys})]
+
+def gradients():
+    out, lse = flex_attention(*tensors, return_lse=True, backend="cpu")
+    given = [torch.ones(()).expand(result.shape) for result in (out, lse)]  # not dense
+    return torch.autograd.grad([out, lse], tensors, given)
+
+expected = gradients()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # it shall not outlive a test that failed
+    found = gradients()
+    torch.set_num_threads(1)
+    os._exit(0 if all(map(torch.equal, found, expected)) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    )
+    assert printed == ["0"]
+
+
+@FORKS
 def test_multiprocessing_and_data_loaders() -> None:
     printed = run(
         """

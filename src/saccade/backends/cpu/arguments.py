@@ -132,7 +132,8 @@ def fill_rows(block: Block, slot: int, tensor: Tensor, dtype: torch.dtype, name:
     Raises:
         OperandError: The tensor's storage ends before its last element.
     """
-    dense = in_memory(tensor, name).detach().to(dtype).resolve_neg().contiguous()
+    with alone_in_child():
+        dense = in_memory(tensor, name).detach().to(dtype).resolve_neg().contiguous()
     block[slot] = dense.data_ptr()
     return dense
 

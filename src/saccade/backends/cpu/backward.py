@@ -31,6 +31,7 @@ from saccade.tracing.dtypes import TORCH
 
 __all__ = ["CpuBackward"]
 
+_CPU = torch.device("cpu")  # said, because a default device may be set
 _SLOT = ArgumentLayout.slot
 
 
@@ -143,17 +144,19 @@ class CpuBackward:
         corners, query, key, value, sinks = self._corners, None, None, None, None
         if wanted.query:
             shape, strides = operands.query.shape, operands.query.stride()
-            query = torch.empty_strided(shape, strides_like(shape, strides), dtype=operands.query.dtype)
+            query = torch.empty_strided(
+                shape, strides_like(shape, strides), dtype=operands.query.dtype, device=_CPU
+            )
             fill_tensor(block, _SLOT("grad_query"), query, corners.query)
         if wanted.key:
-            key = torch.empty(operands.key.shape, dtype=operands.key.dtype)
+            key = torch.empty(operands.key.shape, dtype=operands.key.dtype, device=_CPU)
             fill_tensor(block, _SLOT("grad_key"), key, corners.key)
         if wanted.value:
-            value = torch.empty(operands.value.shape, dtype=operands.value.dtype)
+            value = torch.empty(operands.value.shape, dtype=operands.value.dtype, device=_CPU)
             fill_tensor(block, _SLOT("grad_value"), value, corners.value)
         if wanted.sinks:
             assert operands.sinks is not None, "only what is there is wanted"
-            sinks = torch.empty(operands.sinks.shape, dtype=self._precise)
+            sinks = torch.empty(operands.sinks.shape, dtype=self._precise, device=_CPU)
             block[_SLOT("grad_sinks")] = sinks.data_ptr()
         return Gradients(query, key, value, sinks)
 

@@ -29,6 +29,7 @@ from saccade.tracing.dtypes import TORCH
 
 __all__ = ["CpuKernel"]
 
+_CPU = torch.device("cpu")  # said, because a default device may be set
 _QUERY, _KEY, _VALUE, _OUT = map(ArgumentLayout.slot, ("query", "key", "value", "out"))
 _LSE, _MAX_SCORES, _SINKS, _SEED = map(ArgumentLayout.slot, ("lse", "max_scores", "sinks", "seed"))
 
@@ -86,9 +87,12 @@ class CpuKernel:
     def _results(self, query: Tensor) -> Results:
         """The outputs, not yet written."""
         shape, outputs = self._shape, self._problem.outputs
-        out = torch.empty_strided(shape, _strides_like(shape, query.stride()), dtype=query.dtype)
-        lse = torch.empty(shape[:3], dtype=self._precise) if outputs.lse else None
-        return Results(out, lse, torch.empty(shape[:3], dtype=self._precise) if outputs.max_scores else None)
+        out = torch.empty_strided(shape, _strides_like(shape, query.stride()), dtype=query.dtype, device=_CPU)
+        lse, max_scores = (
+            torch.empty(shape[:3], dtype=self._precise, device=_CPU) if wanted else None
+            for wanted in (outputs.lse, outputs.max_scores)
+        )
+        return Results(out, lse, max_scores)
 
     def _made_ready(self, dense: tuple[bool, ...]) -> _Ready:
         """The kernel for captures of these strides."""

@@ -60,7 +60,9 @@ class CaptureSum:
         """Write where the sums are, but for copies, and return what holds them, of `bytes`."""
         length = self.bytes // self.dtype.itemsize
         with alone_in_child():
-            held = (torch.zeros if self.is_shared else torch.empty)(length, dtype=TORCH[self.dtype])
+            held = (torch.zeros if self.is_shared else torch.empty)(
+                length, dtype=TORCH[self.dtype], device="cpu"
+            )
         block[slots.total] = held.data_ptr()
         block[slots.copy] = 0 if self.is_shared else self.bytes
         if self.is_shared:

@@ -13,9 +13,12 @@ from saccade.backends.base import Gradients, Operands, Results
 from saccade.backends.layout import strides_like
 from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, Wanted
+from saccade.runtime.team import alone_in_child
 from saccade.tracing.dtypes import TORCH
 
 __all__ = ["EmptyBackward", "EmptyKernel"]
+
+_CPU = torch.device("cpu")  # said, because a default device may be set
 
 
 @final
@@ -25,12 +28,15 @@ class EmptyKernel:
 
     problem: AttentionProblem
 
+    @alone_in_child()
     def __call__(self, operands: Operands) -> Results:
         """Return outputs of 0 and lse of −inf, or of the sink."""
         problem, outputs, query = self.problem, self.problem.outputs, operands.query
         shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
-        out = torch.empty_strided(shape, strides_like(shape, query.stride()), dtype=query.dtype).zero_()
-        nothing = torch.full(shape[:3], -math.inf, dtype=TORCH[problem.accumulates_in])
+        out = torch.empty_strided(
+            shape, strides_like(shape, query.stride()), dtype=query.dtype, device=_CPU
+        ).zero_()
+        nothing = torch.full(shape[:3], -math.inf, dtype=TORCH[problem.accumulates_in], device=_CPU)
         lse = nothing.clone()  # an operator's outputs share no memory
         if operands.sinks is not None:
             lse.copy_(operands.sinks.detach()[:, None])
@@ -44,6 +50,7 @@ class EmptyBackward:
 
     problem: AttentionProblem
 
+    @alone_in_child()
     def __call__(
         self,
         operands: Operands,
@@ -56,14 +63,16 @@ class EmptyBackward:
         query, sinks = operands.query, None
         if wanted.sinks:
             assert operands.sinks is not None, "only what is there is wanted"
-            sinks = torch.zeros(operands.sinks.shape, dtype=operands.sinks.dtype)
+            sinks = torch.zeros(operands.sinks.shape, dtype=operands.sinks.dtype, device=_CPU)
             if grad_lse is not None:
                 reached = operands.sinks.detach() > -math.inf
                 sinks = torch.where(reached, grad_lse.sum(dim=(0, 2)).to(sinks.dtype), sinks)
         strides = strides_like(query.shape, query.stride())
         read = () if operands.score is None else operands.score.captures
         return Gradients(
-            torch.empty_strided(query.shape, strides, dtype=query.dtype).zero_() if wanted.query else None,
+            torch.empty_strided(query.shape, strides, dtype=query.dtype, device=_CPU).zero_()
+            if wanted.query
+            else None,
             _zeros(operands.key) if wanted.key else None,
             _zeros(operands.value) if wanted.value else None,
             sinks,
@@ -75,4 +84,4 @@ class EmptyBackward:
 
 def _zeros(tensor: Array) -> Tensor:
     assert isinstance(tensor, Tensor), "numpy arrays want no gradient"
-    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=_CPU)
