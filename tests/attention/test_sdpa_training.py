@@ -49,6 +49,21 @@ def test_gradients_are_torchs(
     )
 
 
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e30, -1e6])
+def test_padded_rows_that_hide_all_keys_by_a_low_bias(lowest: float) -> None:
+    # As transformers pads on the left: rows of padding see what is lowest everywhere, and have no gradient.
+    leaves = [torch.randn(1, 2, 24, 8, requires_grad=True) for _ in range(3)]
+    hidden = torch.ones(24, 24).triu(1).bool() | (torch.arange(24) < 10)
+    bias = torch.zeros(24, 24).masked_fill(hidden, lowest)
+    upstream = torch.randn(1, 2, 24, 8)
+    upstream[:, :, :10] = 0
+    found = torch.autograd.grad(scaled_dot_product_attention(*leaves, bias, backend="cpu"), leaves, upstream)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = torch.autograd.grad(torchs(*wide, bias.double()), wide, upstream.double())
+    for mine, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 def test_groups_of_heads() -> None:
     shapes = ((2, 6, 9, 8), (2, 2, 13, 8), (2, 2, 13, 5))
     leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]

@@ -1,8 +1,7 @@
 """Gradients of kernels that compute outside torch's operations.
 
 One autograd function stands around a call, another one around its backward, to say that this has no
-derivative itself where someone asks for one. Neither holds a
-tensor of a call but through `save_for_backward`, so hooks on saved tensors, checkpoints, torch's check for
+derivative itself where someone asks for one; errors and graphs name them. Neither holds a tensor of a call but through `save_for_backward`, so hooks on saved tensors, checkpoints, torch's check for
 tensors changed in place and the transforms of torch.func work as with torch's own functions.
 """
 
@@ -22,7 +21,7 @@ from saccade.errors import UnsupportedError
 from saccade.ir.program import Array, Program
 from saccade.problem import Outputs, Wanted
 
-__all__ = ["Differentiable", "DifferentiableKernel", "Tensors", "recorded"]
+__all__ = ["Differentiable", "DifferentiableKernel", "Tensors", "recorded", "recorded_gradients"]
 
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
@@ -63,7 +62,26 @@ def recorded(call: Differentiable, tensors: Tensors) -> Results:
         call: The call.
         tensors: Its tensors.
     """
-    return Results(*_applied(_Attention, call, *tensors))
+    return Results(*_applied(FusedAttention, call, *tensors))
+
+
+def recorded_gradients(
+    call: Differentiable,
+    tensors: Tensors,
+    results: Results,
+    grad_out: Tensor | None,
+    grad_lse: Tensor | None,
+    needed: tuple[bool, ...],
+) -> list[Tensor]:
+    """Compute gradients so that autograd knows that they have none of their own; see `Differentiable`."""
+    found = _applied(
+        FusedAttentionGradient,
+        _Asked(call, needed),
+        *(grad_out, grad_lse),
+        *tensors,
+        *(results.out, results.lse),
+    )
+    return list(found)
 
 
 def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -101,7 +119,7 @@ def _of_many(function: type[torch.autograd.Function], *arguments: Any) -> list[T
     return [torch._add_batch_dim(gradients, 0, level) for gradients in stacked]
 
 
-class _Attention(torch.autograd.Function):
+class FusedAttention(torch.autograd.Function):
     """A call."""
 
     @staticmethod
@@ -126,7 +144,7 @@ class _Attention(torch.autograd.Function):
         differentiate = _of_many if _are_many(grad_out) or _are_many(grad_lse) else _applied
         found = iter(
             differentiate(
-                _AttentionBackward, _Asked(ctx.call, needed), grad_out, grad_lse, *ctx.saved_tensors
+                FusedAttentionGradient, _Asked(ctx.call, needed), grad_out, grad_lse, *ctx.saved_tensors
             )
         )
         return None, *[next(found) if wanted else None for wanted in needed]
@@ -141,7 +159,7 @@ class _Asked:
     needed: tuple[bool, ...]
 
 
-class _AttentionBackward(torch.autograd.Function):
+class FusedAttentionGradient(torch.autograd.Function):
     """The backward of a call; its arguments end with the call's tensors, output and lse."""
 
     @staticmethod
@@ -169,7 +187,7 @@ class _AttentionBackward(torch.autograd.Function):
                 for one, dim in zip(inputs, in_dims, strict=True)
             ]
 
-        each = [_applied(_AttentionBackward, *chosen(number)) for number in range(info.batch_size)]
+        each = [_applied(FusedAttentionGradient, *chosen(number)) for number in range(info.batch_size)]
         stacked = tuple([torch.stack(gradients) for gradients in zip(*each, strict=True)])
         return stacked, (0,) * len(stacked)
 

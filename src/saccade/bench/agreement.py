@@ -7,6 +7,7 @@ the gradients of keys and values are those of the sampled rows alone, on both si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import final
@@ -75,7 +76,9 @@ class GradientCheck:
         self._truth = _oracle(work, self._rows, self._upstream, torch.float64)
         plain = _oracle(work, self._rows, self._upstream, query.dtype)
         rounding = [_ROUNDING] * (1 + len(work.inputs)) + [_SUM_ROUNDING] * (work.learned is not None)
-        self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, strict=True)]
+        floors = _cancellation(work, self._upstream)
+        # What is not learned has a floor, and nothing else.
+        self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, floors, strict=False)]
 
     def __call__(self, contender: Contender) -> None:
         """Check the output of a contender that runs and, where it has them, its gradients.
@@ -113,7 +116,7 @@ class OutputCheck:
             _outputs(work, work.inputs, work.score_mod, self._rows, dtype)
             for dtype in (torch.float64, work.inputs[0].dtype)
         )
-        self._bound = _bound(plain, self._truth, _ROUNDING)
+        self._bound = _bound(plain, self._truth, _ROUNDING, 0.0)
 
     def __call__(self, name: str, out: Tensor) -> None:
         """Check one output.
@@ -198,10 +201,34 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _bound(plain: Tensor, truth: Tensor, rounding: int) -> float:
-    """How far from the truth rounding may lead, judged by plain attention in the inputs' own dtype."""
+def _bound(plain: Tensor, truth: Tensor, rounding: int, cancelling: float) -> float:
+    """How far from the truth rounding may lead, judged by plain attention in the inputs' own dtype.
+
+    Args:
+        plain: Attention in the inputs' dtype.
+        truth: The same in float64.
+        rounding: How many times the error of `plain` is allowed.
+        cancelling: Likewise, an error that does not show where `plain` happens to add in a lucky order.
+    """
     precision = torch.finfo(plain.dtype).eps
-    return rounding * float((plain - truth).abs().max()) + precision * float(truth.abs().max())
+    error = float((plain - truth).abs().max()) + cancelling
+    return rounding * error + precision * float(truth.abs().max())
+
+
+def _cancellation(work: Workload, upstream: Tensor) -> tuple[float, ...]:
+    """The error of what cancels in gradients, in the order of `_NAMES`.
+
+    The gradient of a score is its weight times the difference of two products of length Dv, of the upstream
+    with the value and with the output. Where one key alone is seen they are equal, the truth is 0, and what
+    is left is the rounding of both: in float32 even of lower inputs, whose products are added in it.
+    """
+    query, key, value = (float(tensor.detach().norm(dim=-1).max()) for tensor in work.inputs)
+    width = work.inputs[0].shape[3]
+    precision = torch.finfo(torch.promote_types(upstream.dtype, torch.float32)).eps
+    # Products of random vectors are this far from 0; their bound by norms alone would hide true errors.
+    score = precision * float(upstream.norm(dim=-1).max()) * value / math.sqrt(upstream.shape[3])
+    scale = 1 / math.sqrt(width)
+    return 0.0, score * scale * key, score * scale * query, 0.0, score
 
 
 def _require_within(bound: float, result: Tensor, truth: Tensor, what: str) -> None:

@@ -7,7 +7,9 @@ contender, with its shape, its timing and what else was measured. Later versions
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from saccade.bench.machine import Machine
 from saccade.bench.timing import Timing
 from saccade.errors import ArgumentError
 
-__all__ = ["Measurement", "Refusal", "Report", "ratio"]
+__all__ = ["Measurement", "Refusal", "Report", "ratio", "require_writable"]
 
 FORMAT = 1
 """The number of the file format, for those who read many reports."""
@@ -97,9 +99,40 @@ class Report:
         try:
             path.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as fault:
-            raise ArgumentError(
-                f"expected a file that can be written, got {str(path)!r}: {fault.strerror}; name another one"
-            ) from fault
+            raise _unwritable(path, fault.strerror) from fault
+
+
+def require_writable(path: Path) -> None:
+    """Raise ArgumentError where a report cannot be written: before long work rather than after it.
+
+    Args:
+        path: The file; it is neither made nor touched.
+
+    Raises:
+        ArgumentError: The file cannot be written.
+
+    Example:
+        >>> require_writable(Path("report.json"))
+        >>> require_writable(Path("nowhere/report.json"))
+        Traceback (most recent call last):
+        ...
+        saccade.errors.ArgumentError: expected a file that can be written, got 'nowhere/report.json': No such ...
+    """
+    if path.is_dir():
+        reason = errno.EISDIR
+    elif not path.parent.is_dir():
+        reason = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise _unwritable(path, os.strerror(reason))
+
+
+def _unwritable(path: Path, reason: str | None) -> ArgumentError:
+    return ArgumentError(
+        f"expected a file that can be written, got {str(path)!r}: {reason}; name another one"
+    )
 
 
 def ratio(slower: Measurement, faster: Measurement) -> float:

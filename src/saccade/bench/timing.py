@@ -43,21 +43,21 @@ class Timing:
         return statistics.median(self.samples_s)
 
     @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, as a fraction of the median; 0 below three samples."""
+    def spread(self) -> float | None:
+        """Half the distance between the quartiles, as a fraction of the median; None below three samples."""
         if len(self.samples_s) < 3:
-            return 0.0
+            return None
         low, _, high = statistics.quantiles(self.samples_s, n=4, method="inclusive")
         return (high - low) / 2 / self.median_s
 
     def as_json(self) -> dict[str, object]:
-        """The timing as plain data: medians and spread beside the samples they come from."""
+        """The timing as plain data: medians and spread (0 where there is none) beside their samples."""
         return {
             "first_s": self.first_s,
             "median_s": self.median_s,
             "low_s": min(self.samples_s),
             "high_s": max(self.samples_s),
-            "spread": self.spread,
+            "spread": self.spread or 0.0,
             "calls": self.calls,
             "samples_s": list(self.samples_s),
         }

@@ -14,6 +14,7 @@ from saccade.block_mask.arguments import block_size, checked_lengths, exact_devi
 from saccade.block_mask.mask import BlockMask
 from saccade.block_mask.pairs import dense_program
 from saccade.block_mask.snapshot import analyse, host_arrays, mask_program
+from saccade.block_mask.uncompiled import uncompiled
 from saccade.block_mask.watching import watch
 from saccade.errors import MaskAxisError, UnsupportedError
 from saccade.ir.program import Program
@@ -27,6 +28,7 @@ __all__ = ["create_block_mask", "create_mask"]
 _DEFAULT_SPARSE_BLOCK_SIZE = 128  # torch's name for it, which code written for torch imports
 
 
+@uncompiled
 def create_block_mask(
     mask_mod: MaskMod,
     B: int | None,
@@ -79,7 +81,8 @@ def create_block_mask(
         ArgumentTypeError: A size is not an integer.
         IndexOutOfRangeError: It indexes a tensor out of range where that decides the mask of a pair.
         DivisionByZeroError: It divides by zero where that decides the mask of a pair.
-        UnsupportedError: `compute_dq_write_order` is set.
+        UnsupportedError: `compute_dq_write_order` is set, or the mod reads a tensor that `torch.vmap` has taken
+            apart, so that its values differ from sample to sample.
 
     Example:
         >>> def causal(b, h, q_idx, kv_idx):
@@ -119,6 +122,7 @@ def create_block_mask(
     )
 
 
+@uncompiled
 def create_mask(
     mod_fn: Mod,
     B: int | None,

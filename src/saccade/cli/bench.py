@@ -67,7 +67,7 @@ def print_trace(report: Report, console: Console) -> None:
             costs.add_row(escape(name), median)
         else:
             table.add_row(
-                escape(name), measurement.contender, median, quantities.percent(measurement.timing.spread)
+                escape(name), measurement.contender, median, quantities.spread(measurement.timing.spread)
             )
     console.print(table, "")
     console.print(costs, "")
@@ -142,7 +142,7 @@ def _alone_table(measurements: list[Measurement]) -> Table:
             f"{measurement.shape['q_len']:,}",
             quantities.seconds(measurement.timing.first_s),
             quantities.seconds(measurement.timing.median_s),
-            quantities.percent(measurement.timing.spread),
+            quantities.spread(measurement.timing.spread),
             quantities.memory(measurement.facts["mask_bytes"]),
         )
     return table

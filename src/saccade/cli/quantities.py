@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "memory", "percent", "seconds", "times"]
+__all__ = ["counted", "memory", "percent", "seconds", "spread", "times"]
 
 
 def seconds(value: float) -> str:
@@ -51,6 +51,16 @@ def percent(share: float) -> str:
         ('50.0 %', '0.299 %')
     """
     return f"{_three_digits(100 * share)} %"
+
+
+def spread(share: float | None) -> str:
+    """The spread of a timing, as a percentage of its median, or – where there were too few samples.
+
+    Example:
+        >>> spread(0.0312), spread(None)
+        ('3.12 %', '–')
+    """
+    return "–" if share is None else percent(share)
 
 
 def counted(number: int, noun: str) -> str:

@@ -21,6 +21,7 @@ from saccade.bench.cpu import measured_run
 from saccade.bench.cpu.measured_run import MeasuredRun
 from saccade.bench.cpu.outcome import Limit, Outcome
 from saccade.bench.cpu.peers import OURS
+from saccade.bench.report import require_writable
 from saccade.cli import quantities
 from saccade.cli.bench import print_machine
 from saccade.cli.plain_table import plain_table
@@ -76,8 +77,10 @@ def run_under_bar(
         ArgumentError: A file cannot be written.
         MissingPackageError: A picture is asked for without matplotlib.
     """
+    # First of all, so that no run ends with what it lacked from its start.
+    if out is not None:
+        require_writable(out)
     if plot is not None:
-        # First of all, so that no run ends with what it lacked from its start.
         from saccade.bench.cpu.speed_charts import write_speeds  # deferred: matplotlib is optional
         from saccade.viz.canvas import require_picture_file  # deferred: matplotlib is optional
 
@@ -142,7 +145,7 @@ def _ours(one: Outcome, run: MeasuredRun) -> tuple[str, str, str, str]:
     share = one.share(OURS, run.peaks)
     return (
         quantities.seconds(timing.median_s),
-        quantities.percent(timing.spread),
+        quantities.spread(timing.spread),
         f"{one.rate(OURS) / 1e9:,.1f}",
         _NONE if share is None else quantities.percent(share),
     )
@@ -170,7 +173,7 @@ def _overhead_table(run: MeasuredRun, title: str) -> Table | None:
                 one.labels["phase"],
                 one.labels["dtype"],
                 quantities.seconds(timing.median_s),
-                quantities.percent(timing.spread),
+                quantities.spread(timing.spread),
                 _NONE if share is None else f"{100 * share:+.1f} %",
             )
     return table
@@ -185,7 +188,7 @@ def _call_table(run: MeasuredRun) -> Table | None:
     for one in outcomes:
         for name, timing in one.timings.items():
             table.add_row(
-                one.name, name, quantities.seconds(timing.median_s), quantities.percent(timing.spread)
+                one.name, name, quantities.seconds(timing.median_s), quantities.spread(timing.spread)
             )
     return table
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from saccade.backends.base import Operands, Results
-from saccade.backends.differentiation import Tensors, recorded
+from saccade.backends.differentiation import Tensors, recorded, recorded_gradients
 from saccade.backends.layout import like_query
 from saccade.backends.surroundings import carries_tangent
 from saccade.block_mask.packed import PackedMask
@@ -149,7 +149,7 @@ def _attend_differentiably(*arguments: Any) -> _Outputs:
     tensors = call.tensors
     if carries_tangent(tensors):
         raise UnsupportedError(_NO_TANGENT)
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors):
+    if _is_recorded(tensors):
         results = recorded(_OperatorCall(call), tensors)
         assert results.lse is not None, "the operator returns tensors"
         assert results.max_scores is not None, "the operator returns tensors"
@@ -158,6 +158,10 @@ def _attend_differentiably(*arguments: Any) -> _Outputs:
     with torch._C._AutoDispatchBelowAutograd():
         outputs: _Outputs = torch.ops.saccade.attention.default(*arguments)
     return outputs
+
+
+def _is_recorded(tensors: Tensors) -> bool:
+    return torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors)
 
 
 def _differentiate(*arguments: Any) -> list[Tensor]:
@@ -177,6 +181,21 @@ def _differentiate(*arguments: Any) -> list[Tensor]:
     return gradients + [torch.zeros_like(capture) for capture, asked in masks if asked]
 
 
+def _differentiate_differentiably(*arguments: Any) -> list[Tensor]:
+    """The gradients where autograd may record, and where none of their own can be had."""
+    call, (out, lse, grad_out, grad_lse, needed) = FlatCall(*arguments[:-_OWN]), arguments[-_OWN:]
+    tensors = (*call.tensors, out, lse, grad_out, grad_lse)
+    if carries_tangent(tensors):
+        raise UnsupportedError(_NO_TANGENT)
+    if _is_recorded(tensors):
+        return recorded_gradients(
+            _OperatorCall(call), call.tensors, Results(out, lse), grad_out, grad_lse, tuple(needed)
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        gradients: list[Tensor] = torch.ops.saccade.attention_backward.default(*arguments)
+    return gradients
+
+
 def _differentiate_without_data(*arguments: Any) -> list[Tensor]:
     """Gradients of the right shapes, strides and dtypes."""
     call, needed = FlatCall(*arguments[:-_OWN]), arguments[-1]
@@ -193,4 +212,5 @@ _library.impl("attention", _attend, "CompositeExplicitAutograd")  # type: ignore
 _library.impl("attention", _attend_differentiably, "Autograd")  # type: ignore[no-untyped-call]
 register_fake("saccade::attention", _attend_without_data, lib=_library)
 _library.impl("attention_backward", _differentiate, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("attention_backward", _differentiate_differentiably, "Autograd")  # type: ignore[no-untyped-call]
 register_fake("saccade::attention_backward", _differentiate_without_data, lib=_library)

@@ -1,8 +1,8 @@
 """Where the gradients of captured tensors are summed: in copies, or in one memory and by whom.
 
-A copy for every item of work is summed without a thought of who else does; copies that would take more memory
-than the call itself are replaced by one memory. Then chunks of work that may touch the same element belong to
-one item. Both follow from the problem alone, so sums are the same to the bit from run to run.
+A copy for every item of work is summed without a thought of who else does; copies that would take much more
+memory than the call itself are replaced by one memory. Then chunks of work that may touch the same element
+belong to one item. Both follow from the problem alone, so sums are the same to the bit from run to run.
 """
 
 from __future__ import annotations
@@ -140,11 +140,7 @@ def _is_injective(name: str, found: list[Contribution], numbers: tuple[int | flo
         {(dim, _offset(index, name, numbers)) for dim, index in enumerate(each.element.args)}
         for each in found
     ]
-    return any(
-        all(place in others for others in places)
-        for place in (places[0] if places else {(0, 0)})
-        if place[1] is not None
-    )
+    return not places or any(offset is not None for _, offset in set.intersection(*places))
 
 
 @lru_cache(maxsize=1024)

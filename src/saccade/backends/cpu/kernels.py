@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -49,7 +52,20 @@ def load_kernel(spec: KernelSpec) -> LoadedKernel:
 
 
 def _compile(spec: KernelSpec) -> LoadedKernel:
-    source, isa = emit(spec), spec.isa
+    with _without_collections():
+        source, isa = emit(spec), spec.isa
     name = f"{spec.kind.name.lower()}_{spec.key.dtype.name.lower()}_{spec.key.head_dim}_{isa.name}"
     code = compile_kernel(name, source.text, source.entries, Target(host_triple(), isa.cpu, isa.features))
     return LoadedKernel(spec, source, code, tuple(map(code.address, source.entries)))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Keep the garbage collector away: it would walk what is written, full of cycles, in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,4 +1,8 @@
-"""Work cut into slices short enough for Ctrl-C: after each, Python looks for signals."""
+"""Work cut into slices short enough for Ctrl-C: after each, Python looks for signals.
+
+A slice has whole items. Those of a backward pass are large where there are few heads and long rows: of one
+head and 65,536 queries and keys, an item takes seconds, and so does the answer to Ctrl-C.
+"""
 
 from __future__ import annotations
 
