@@ -10,13 +10,15 @@ and the dense mask that all this amounts to.
     python examples/train_bytes.py --out out/train_bytes
 
 The folder then holds `loss.png`, `samples.txt` and `checkpoint.pt`. Ctrl-C stops after the step at hand; the
-same command with `--resume` goes on, to the same losses as a run that was left alone.
+same command with `--resume` goes on, to the same losses as a run that was left alone; without it, a run
+starts anew, and keeps the checkpoint it finds as `checkpoint.old`.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import pickle
 import random
 import signal
 import sysconfig
@@ -202,7 +204,12 @@ class Run:
         """Go on from a checkpoint of the same settings."""
         if not path.is_file():
             raise typer.BadParameter(f"no checkpoint at {path} to resume from; leave out --resume to start")
-        saved = torch.load(path, weights_only=True)
+        try:
+            saved = torch.load(path, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as fault:
+            raise typer.BadParameter(
+                f"the checkpoint at {path} cannot be read; leave out --resume to start anew"
+            ) from fault
         for name, given in asdict(settings).items():
             if saved["settings"][name] != given:
                 raise typer.BadParameter(
@@ -250,6 +257,20 @@ class Run:
         self.model.eval()
         loss = fmean(self.model.loss(row).item() for row in rows[:, None])
         self.validation_losses.append((len(self.train_losses), loss))
+
+
+def make_room(checkpoint: Path, resume: bool) -> None:
+    """Make the folder of a checkpoint; one of a run before, unless it is resumed, gets another name."""
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise typer.BadParameter(
+            f"{checkpoint.parent} cannot be made a folder: {fault.strerror}; choose another --out"
+        ) from fault
+    if checkpoint.exists() and not resume:
+        kept = checkpoint.with_suffix(".old")
+        os.replace(checkpoint, kept)
+        console.print(f"starting anew; the checkpoint of the run before is kept as {kept}")
 
 
 @contextmanager
@@ -324,7 +345,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of all that is random.")] = 0,
     length: Annotated[int, typer.Option(min=1, help="Bytes of a row.")] = 2048,
     batch: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out/train_bytes"),
+    out: Annotated[Path, typer.Option(help="Folder of the results.", file_okay=False)] = Path(
+        "out/train_bytes"
+    ),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")
     ] = False,
@@ -333,8 +356,9 @@ def main(
     settings = Settings(attention, steps, dropout, seed, length, batch)
     checkpoint = out / "checkpoint.pt"
     run = Run.resume(settings, checkpoint) if resume else Run.start(settings)
-    out.mkdir(parents=True, exist_ok=True)
-    train(run, *read_corpus(length + 1, seed), checkpoint)
+    corpus, validation = read_corpus(length + 1, seed)
+    make_room(checkpoint, resume)
+    train(run, corpus, validation, checkpoint)
     draw_losses(run, out / "loss.png")
     samples = write_samples(run.model, seed)
     (out / "samples.txt").write_text("\n\n".join(samples), encoding="utf-8")

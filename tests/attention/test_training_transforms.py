@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import oracle
 from saccade import create_block_mask, flex_attention, trace
+from saccade.block_mask import BlockMask, create_block_mask_cached, create_mask
 from saccade.errors import StaleMaskError, UnsupportedError
 from saccade.masks import causal, document, sliding_window
 
@@ -110,6 +111,140 @@ class TestFunctions:
         leaf = tensors[0].clone().requires_grad_()
         attend(leaf, *tensors[1:], mask_mod=sliding_window(3)).square().sum().backward()
         torch.testing.assert_close(found, leaf.grad, rtol=0, atol=0)
+
+
+def packed_mask(ids: Tensor, make: Callable[..., BlockMask] = create_block_mask) -> BlockMask:
+    return make(document(ids), 1, None, 5, 5, device="cpu")
+
+
+def drawn_ids() -> Tensor:
+    return torch.randint(0, 3, (1, 5)).sort().values
+
+
+class TestMasksMadeOnTheWay:
+    @pytest.mark.parametrize("make", [create_block_mask, create_block_mask_cached])
+    def test_inside_a_transform(self, make: Callable[..., BlockMask]) -> None:
+        """From a tensor of the closure, one that the transform passes on, and one that two pass on."""
+        (query, key, value), ids = draw(), drawn_ids()
+
+        def attended(query: Tensor, ids: Tensor) -> Tensor:
+            mask = packed_mask(ids, make)
+            return attend(query, key, value, mask_mod=None, block_mask=mask).square().sum()
+
+        def twice(query: Tensor, ids: Tensor) -> Tensor:
+            def around(one: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+                return one, torch.func.grad(attended)(query, ids)
+
+            return torch.func.grad(around, has_aux=True)(torch.ones(()), ids)[1]
+
+        expected = torch.func.grad(
+            lambda query: oracle.attention(query, key, value, mask=document(ids)).out.square().sum()
+        )(query)
+        for function in (
+            torch.func.grad(lambda query, _: attended(query, ids)),
+            torch.func.grad(attended),
+            torch.func.grad(attended),  # the cached one, found again
+            twice,
+        ):
+            torch.testing.assert_close(function(query, ids), expected)
+
+    def test_dense_inside_a_transform(self) -> None:
+        query, ids = torch.ones(()), drawn_ids()
+
+        def scaled(query: Tensor, ids: Tensor) -> Tensor:
+            return query * create_mask(document(ids), 1, None, 5, 5, device="cpu").sum()
+
+        assert torch.func.grad(scaled)(query, ids) == scaled(query, ids)
+
+    def test_a_mask_outlives_its_transform(self) -> None:
+        (query, key, value), ids, kept = draw(), drawn_ids(), []
+
+        def keep(query: Tensor, ids: Tensor) -> Tensor:
+            kept.append(packed_mask(ids))
+            return query.sum()
+
+        torch.func.grad(keep)(query, ids)
+        assert kept[0].refreshed() == packed_mask(ids)
+        torch.testing.assert_close(
+            attend(query, key, value, mask_mod=None, block_mask=kept[0]),
+            oracle.attention(query, key, value, mask=document(ids)).out,
+        )
+
+    def test_a_write_inside_a_transform_is_seen(self) -> None:
+        tensors = draw()
+
+        def stale(query: Tensor, ids: Tensor) -> Tensor:
+            ids = ids.clone()
+            mask = packed_mask(ids)
+            ids.add_(1)
+            return attend(query, *tensors[1:], mask_mod=None, block_mask=mask).sum()
+
+        with pytest.raises(StaleMaskError, match=r"ids.* has changed since"):
+            torch.func.grad(stale)(tensors[0], drawn_ids())
+
+    def test_samples_of_vmap(self) -> None:
+        """A mask that they share is made; one of a sample's own is refused, and not as a mask_mod."""
+        query, key, value = draw()
+        queries, ids = (
+            torch.stack([query, -query]),
+            torch.stack([drawn_ids(), torch.tensor([[0, 0, 0, 1, 1]])]),
+        )
+
+        def attended(query: Tensor, ids: Tensor) -> Tensor:
+            return attend(query, key, value, mask_mod=None, block_mask=packed_mask(ids), backend="auto")
+
+        def by_mod(query: Tensor, ids: Tensor) -> Tensor:
+            return attend(query, key, value, mask_mod=document(ids), backend="auto")
+
+        found = torch.vmap(attended, (0, None))(queries, ids[0])
+        torch.testing.assert_close(found, torch.stack([by_mod(query, ids[0]) for query in queries]))
+        with pytest.raises(UnsupportedError, match=r"every sample of torch.vmap.*int64\[1, 5\].*mask_mod="):
+            torch.vmap(attended)(queries, ids)
+        found = torch.vmap(by_mod)(queries, ids)
+        torch.testing.assert_close(
+            found, torch.stack([by_mod(*sample) for sample in zip(queries, ids, strict=True)])
+        )
+
+    @pytest.mark.parametrize("make", [create_block_mask, create_block_mask_cached])
+    def test_inside_a_compiled_function(self, make: Callable[..., BlockMask]) -> None:
+        """The graph ends before the mask and another begins after it; once each, whatever the data."""
+        (query, key, value), counter = draw(), CompileCounterWithBackend("aot_eager")
+        query.requires_grad_()
+
+        def attended(query: Tensor, tokens: Tensor) -> Tensor:
+            mask = packed_mask((tokens == 0).cumsum(1), make)
+            return attend(query * 2, key, value, mask_mod=None, block_mask=mask).square().sum()
+
+        fast = torch.compile(attended, backend=counter)
+        for _ in range(3):
+            tokens = torch.randint(0, 3, (1, 5))
+            found, expected = (torch.autograd.grad(run(query, tokens), query) for run in (fast, attended))
+            torch.testing.assert_close(found, expected)
+        assert counter.frame_count == 2
+
+    def test_dense_inside_a_compiled_function(self) -> None:
+        def shown(tokens: Tensor) -> Tensor:
+            ids = (tokens == 0).cumsum(1)
+            return create_mask(document(ids), 1, None, 5, 5, device="cpu").sum() + ids.sum()
+
+        tokens = torch.tensor([[1, 0, 2, 0, 1]])
+        assert torch.compile(shown, backend="eager")(tokens) == shown(tokens)
+
+    @pytest.mark.parametrize("make", [create_block_mask, create_block_mask_cached, create_mask])
+    def test_compiled_itself(self, make: Callable[..., object]) -> None:
+        found = torch.compile(make, backend="eager")(causal, None, None, 5, 5, device="cpu")
+        expected = make(causal, None, None, 5, 5, device="cpu")
+        if isinstance(found, Tensor):
+            torch.testing.assert_close(found, expected)
+        else:
+            assert found == expected
+
+    def test_one_graph_is_refused(self) -> None:
+        def attended(query: Tensor, ids: Tensor) -> Tensor:
+            return attend(query, query, query, mask_mod=None, block_mask=packed_mask(ids))
+
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="outside the compiled part"):
+            compiled(attended)(draw()[0], drawn_ids())
 
 
 class Model(nn.Module):

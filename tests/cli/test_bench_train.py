@@ -92,7 +92,7 @@ def test_the_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(result.stdout.split())
     for expected in (
         "dropout on top of causal attention",
-        "dropout backward float32 1.00 s 0 % +25.0 %",
+        "dropout backward float32 1.00 s – +25.0 %",
         "what a call costs before it computes",
         "tiny backward saccade",
         "3·(q + k + v + out + their gradients) + 64 MB",
@@ -121,3 +121,35 @@ def test_help_names_every_pattern_and_hides_the_backend(monkeypatch: pytest.Monk
     assert "--backend" not in output
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     assert "train" in CliRunner().invoke(app, ["bench", "--help"]).output
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_token_has_gradients_of_0_and_agrees(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    result = run(monkeypatch, "--length", "1", "--head-dim", "64", "--dtype", dtype, "--rounds", "1")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/x.json", "No such file or directory"),
+        ("", "Is a directory"),
+        ("file/x.json", "Not a direct"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(measured_run, "measure_peaks", lambda: pytest.fail("it ran"))
+    result = run(monkeypatch, "--out", str(tmp_path / name), *SMALL)
+    assert result.exit_code != 0
+    message = " ".join(result.output.split())
+    assert "expected a file that can be written" in message
+    assert reason in message
+
+
+def test_no_spread_is_shown_of_a_single_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(monkeypatch, "--pattern", "causal", "--only", "step", *SMALL)
+    row = next(line for line in result.stdout.splitlines() if line.startswith("causal"))
+    assert row.split()[5] == "–"

@@ -165,6 +165,34 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
     assert "a run with --steps 2, got 3" in message(done)
 
 
+@pytest.mark.parametrize("kept", [0, 100, 10_000])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, kept: int) -> None:
+    trained(tmp_path, steps=2)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+    done = command(tmp_path, "--resume", steps=2)
+    assert done.exit_code == 2
+    assert "cannot be read; leave out --resume to start anew" in message(done)
+
+
+def test_starting_anew_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    first = trained(tmp_path, steps=2)
+    again = command(tmp_path, steps=3)
+    assert again.exit_code == 0, again.output
+    assert "starting anew; the checkpoint of the run before is kept as" in message(again)
+    kept = torch.load(tmp_path / "checkpoint.old", weights_only=True)
+    assert kept["train_losses"] == first["train_losses"]
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["train_losses"]) == 3
+
+
+@pytest.mark.parametrize("name", ["file", "file/folder"])
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    done = command(tmp_path / name)
+    assert done.exit_code == 2
+    assert "is a file" in message(done) or "choose another --out" in message(done)
+
+
 def test_rows_longer_than_the_text_are_refused(tmp_path: Path) -> None:
     done = command(tmp_path, "--length", str(10**9))
     assert done.exit_code == 2

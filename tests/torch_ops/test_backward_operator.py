@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import saccade
 from saccade.attention.request import Arguments, read_request
@@ -166,3 +167,37 @@ def test_a_second_derivative_is_refused(engine: str) -> None:
     (first,) = torch.autograd.grad(out.square().sum(), call.query, create_graph=True)
     with pytest.raises(UnsupportedError, match="no gradient of its own"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("place", ["query", "gradient"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_derivative_of_the_operator_itself_is_refused(engine: str, place: str) -> None:
+    call = flat(engine, "sinks", learns=False)
+    *arguments, grad_out, grad_lse, needed = backward_arguments(call)
+    expected = torch.ops.saccade.attention_backward(*arguments, grad_out, grad_lse, needed)
+    (arguments[0] if place == "query" else grad_out).requires_grad_()
+    found = torch.ops.saccade.attention_backward(*arguments, grad_out, grad_lse, needed)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(UnsupportedError, match="no gradient of its own"):
+        found[1].sum().backward()
+    with torch.no_grad():
+        unrecorded = torch.ops.saccade.attention_backward(*arguments, grad_out, grad_lse, needed)
+    assert not any(one.requires_grad for one in unrecorded)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_forward_mode_derivative_of_the_backward_is_refused(engine: str) -> None:
+    *arguments, grad_out, grad_lse, needed = backward_arguments(flat(engine, "plain", learns=False))
+    with forward_ad.dual_level():
+        tangent = forward_ad.make_dual(grad_out, torch.ones_like(grad_out))
+        with pytest.raises(UnsupportedError, match="no forward-mode derivative"):
+            torch.ops.saccade.attention_backward(*arguments, tangent, grad_lse, needed)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_names_in_a_graph(engine: str) -> None:
+    call = flat(engine, "plain", learns=True)
+    out, _, _ = torch.ops.saccade.attention(*call)
+    assert type(out.grad_fn).__name__ == "FusedAttentionBackward"
+    (first,) = torch.autograd.grad(out.square().sum(), call.query, create_graph=True)
+    assert type(first.grad_fn).__name__ == "FusedAttentionGradientBackward"

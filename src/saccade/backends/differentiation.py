@@ -1,8 +1,9 @@
 """Gradients of kernels that compute outside torch's operations.
 
 One autograd function stands around a call, another one around its backward, to say that this has no
-derivative itself where someone asks for one; errors and graphs name them. Neither holds a tensor of a call but through `save_for_backward`, so hooks on saved tensors, checkpoints, torch's check for
-tensors changed in place and the transforms of torch.func work as with torch's own functions.
+derivative itself where someone asks for one; users meet their names as `grad_fn`. Neither holds a tensor of
+a call but through `save_for_backward`, so hooks on saved tensors, checkpoints, torch's check for tensors
+changed in place and the transforms of torch.func work as with torch's own functions.
 """
 
 from __future__ import annotations

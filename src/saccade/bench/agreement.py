@@ -76,9 +76,8 @@ class GradientCheck:
         self._truth = _oracle(work, self._rows, self._upstream, torch.float64)
         plain = _oracle(work, self._rows, self._upstream, query.dtype)
         rounding = [_ROUNDING] * (1 + len(work.inputs)) + [_SUM_ROUNDING] * (work.learned is not None)
-        floors = _cancellation(work, self._upstream)
-        # What is not learned has a floor, and nothing else.
-        self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, floors, strict=False)]
+        unseen = _unseen_errors(work, self._upstream, self._truth)[: len(rounding)]
+        self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, unseen, strict=True)]
 
     def __call__(self, contender: Contender) -> None:
         """Check the output of a contender that runs and, where it has them, its gradients.
@@ -201,34 +200,36 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _bound(plain: Tensor, truth: Tensor, rounding: int, cancelling: float) -> float:
+def _bound(plain: Tensor, truth: Tensor, rounding: int, unseen: float) -> float:
     """How far from the truth rounding may lead, judged by plain attention in the inputs' own dtype.
 
     Args:
         plain: Attention in the inputs' dtype.
         truth: The same in float64.
         rounding: How many times the error of `plain` is allowed.
-        cancelling: Likewise, an error that does not show where `plain` happens to add in a lucky order.
+        unseen: What to add to that error.
     """
     precision = torch.finfo(plain.dtype).eps
-    error = float((plain - truth).abs().max()) + cancelling
-    return rounding * error + precision * float(truth.abs().max())
+    return rounding * (float((plain - truth).abs().max()) + unseen) + precision * float(truth.abs().max())
 
 
-def _cancellation(work: Workload, upstream: Tensor) -> tuple[float, ...]:
-    """The error of what cancels in gradients, in the order of `_NAMES`.
+def _unseen_errors(work: Workload, upstream: Tensor, truth: list[Tensor]) -> tuple[float, ...]:
+    """Errors of rounding that plain attention may not show, in the order of `_NAMES`.
 
-    The gradient of a score is its weight times the difference of two products of length Dv, of the upstream
-    with the value and with the output. Where one key alone is seen they are equal, the truth is 0, and what
-    is left is the rounding of both: in float32 even of lower inputs, whose products are added in it.
+    Over few keys it is lucky: a softmax of one score is 1 exactly, and that score has no gradient. Who makes
+    the weight from lse, and the gradient as the difference of two equal products of the upstream, with value
+    and with output, is as right, and finds what the rounding of both leaves. It is that of float32 at least;
+    where a row sees one key alone, also that of an output in the inputs' own dtype.
     """
-    query, key, value = (float(tensor.detach().norm(dim=-1).max()) for tensor in work.inputs)
-    width = work.inputs[0].shape[3]
-    precision = torch.finfo(torch.promote_types(upstream.dtype, torch.float32)).eps
-    # Products of random vectors are this far from 0; their bound by norms alone would hide true errors.
-    score = precision * float(upstream.norm(dim=-1).max()) * value / math.sqrt(upstream.shape[3])
-    scale = 1 / math.sqrt(width)
-    return 0.0, score * scale * key, score * scale * query, 0.0, score
+    sees_one_key = bool((truth[1] == 0.0).all(dim=-1).any())
+    dtype = upstream.dtype if sees_one_key else torch.promote_types(upstream.dtype, torch.float32)
+    precision = 2 * torch.finfo(dtype).eps  # of two roundings
+    query, key, value = (tensor.detach().double() for tensor in work.inputs)
+    product = upstream.double().norm(dim=-1).max() * value.square().mean().sqrt()
+    score = precision * float(product)
+    scale = 1 / math.sqrt(work.size.head_dim)
+    of_query, of_key = (score * scale * float(other.abs().max()) for other in (key, query))
+    return 0.0, of_query, of_key, precision * float(upstream.abs().max()), score
 
 
 def _require_within(bound: float, result: Tensor, truth: Tensor, what: str) -> None:

@@ -18,6 +18,7 @@ from saccade.block_mask.arguments import checked_lengths, exact_device
 from saccade.block_mask.create import create_block_mask
 from saccade.block_mask.mask import BlockMask
 from saccade.block_mask.snapshot import is_same_program, mask_program
+from saccade.block_mask.uncompiled import uncompiled
 from saccade.block_mask.watching import watch
 from saccade.ir.program import Program
 from saccade.signatures import MaskMod
@@ -38,6 +39,7 @@ _made: deque[_Made] = deque(maxlen=_LATEST)  # the latest used on the right
 _lock = threading.Lock()
 
 
+@uncompiled
 def create_block_mask_cached(
     mod: MaskMod,
     B: int | None,

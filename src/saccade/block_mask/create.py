@@ -81,8 +81,8 @@ def create_block_mask(
         ArgumentTypeError: A size is not an integer.
         IndexOutOfRangeError: It indexes a tensor out of range where that decides the mask of a pair.
         DivisionByZeroError: It divides by zero where that decides the mask of a pair.
-        UnsupportedError: `compute_dq_write_order` is set, or the mod reads a tensor that `torch.vmap` has taken
-            apart, so that its values differ from sample to sample.
+        UnsupportedError: `compute_dq_write_order` is set, or the mod reads a tensor that differs from
+            sample to sample of `torch.vmap`.
 
     Example:
         >>> def causal(b, h, q_idx, kv_idx):
@@ -155,6 +155,7 @@ def create_mask(
         ArgumentTypeError: A size is not an integer.
         IndexOutOfRangeError: It indexes a tensor out of range at some pair, and the result depends on it.
         DivisionByZeroError: It divides by zero at some pair, and the result depends on it.
+        UnsupportedError: It reads a tensor that differs from sample to sample of `torch.vmap`.
 
     Example:
         >>> create_mask(lambda b, h, q_idx, kv_idx: q_idx >= kv_idx, None, None, 2, 3, device="cpu").int()

@@ -17,8 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from saccade.analysis.runs import BlockKind, Runs
 from saccade.block_mask.arguments import block_size, checked_lengths
+from saccade.block_mask.snapshot import host_array
 from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
-from saccade.ir.interpret import host_array
 
 Int64s = npt.NDArray[np.int64]
 

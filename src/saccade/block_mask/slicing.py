@@ -18,10 +18,9 @@ from torch import Tensor
 from saccade.block_mask.arguments import whole_number
 from saccade.block_mask.moves import BlocksMod, Move, MovedMod, folded_program, moved_program
 from saccade.block_mask.pairs import span_sizes
-from saccade.block_mask.snapshot import analyse, host_arrays, mask_program
+from saccade.block_mask.snapshot import analyse, host_array, host_arrays, mask_program
 from saccade.block_mask.watching import watch
 from saccade.errors import ArgumentError, ArgumentTypeError, IndexOutOfRangeError, UnsupportedError
-from saccade.ir.interpret import host_array
 from saccade.ir.program import Program
 from saccade.signatures import MaskMod
 

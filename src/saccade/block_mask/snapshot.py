@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saccade.analysis.classify import classify
 from saccade.analysis.runs import Runs
-from saccade.errors import ModError
-from saccade.ir.interpret import host_array
+from saccade.errors import ModError, UnsupportedError
+from saccade.ir import interpret
 from saccade.ir.program import Array, Program
 from saccade.ir.structure import ModKind
 from saccade.mod_value import require_mod
@@ -26,10 +26,44 @@ from saccade.tracing import trace
 
 HostArray = npt.NDArray[Any]
 
+_functorch = torch._C._functorch
+
 
 def host_arrays(program: Program) -> tuple[HostArray, ...]:
     """Return every capture of a program as a numpy array, in slot order."""
     return tuple(host_array(capture) for capture in program.captures)
+
+
+def host_array(array: Array) -> HostArray:
+    """Return what an array or tensor holds, also where a transform of torch.func has wrapped it.
+
+    Args:
+        array: A numpy array, or a tensor on any device.
+
+    Returns:
+        The values, as `saccade.ir.interpret.host_array` gives them.
+
+    Raises:
+        UnsupportedError: The tensor differs from sample to sample of `torch.vmap`.
+
+    Example:
+        >>> torch.func.grad(lambda x: x.sum() * float(host_array(x)[0]))(torch.tensor([2.0, 3.0]))
+        tensor([2., 2.])
+    """
+    if not isinstance(array, Tensor) or _functorch.peek_interpreter_stack() is None:
+        return interpret.host_array(array)
+    stored = array
+    while _functorch.is_functorch_wrapped_tensor(stored):
+        if _functorch.is_batchedtensor(stored):
+            given = f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)}"
+            raise UnsupportedError(
+                "expected a mask that every sample of torch.vmap shares, got one made from a tensor that "
+                f"differs between samples ({given}); pass the mod as mask_mod= to flex_attention, or make "
+                "the mask outside of vmap and let its batch stand for the samples"
+            )
+        stored = _functorch.get_unwrapped(stored)
+    with torch._C._DisableFuncTorch():  # else the transform wraps what is made on the way
+        return interpret.host_array(stored)
 
 
 def mask_program(mask_mod: MaskMod, receiver: str) -> Program:
@@ -95,5 +129,8 @@ def _is_same_array(first: Array, second: Array) -> bool:
     if first is second:
         return True
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.device == second.device and torch.equal(first, second)
+        if first.device != second.device:
+            return False
+        if _functorch.peek_interpreter_stack() is None:
+            return torch.equal(first, second)
     return np.array_equal(host_array(first), host_array(second))

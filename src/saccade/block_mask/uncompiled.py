@@ -18,14 +18,13 @@ _REASON = (
     "make the mask before, outside the compiled part, and pass it in"
 )
 _frames = torch._C._dynamo.eval_frame
-_PLAINLY = _frames._FrameExecStrategy(_frames._FrameAction.SKIP, _frames._FrameAction.SKIP)
 
 
 def uncompiled(function: _Function) -> _Function:
     """Mark a function so that under `torch.compile` it, and all it calls, runs as plain Python.
 
-    A graph ends where the function is called; with `fullgraph=True` Dynamo refuses the call and gives our reason.
-    The marks are those that `torch.compiler.disable` rests on. That itself would load the compiler, at import.
+    A graph ends where the function is called; with `fullgraph=True` Dynamo refuses the call and gives our
+    reason. The marks are those that `torch.compiler.disable` rests on, which itself would load the compiler.
 
     Args:
         function: A Python function.
@@ -37,5 +36,7 @@ def uncompiled(function: _Function) -> _Function:
     marked: Any = function
     marked._torchdynamo_disable = True  # Dynamo does not follow a call from a function that it compiles
     marked._torchdynamo_disable_msg = _REASON
-    _frames.set_code_exec_strategy(function.__code__, _PLAINLY)  # nor start at this one, or at what it calls
+    if hasattr(_frames, "set_code_exec_strategy"):  # a torch that names it otherwise compiles what it calls
+        skip = _frames._FrameAction.SKIP
+        _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))
     return function
