@@ -40,10 +40,9 @@ def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert heading == ["Operation", "FW Time (ms)", "FW FLOPS (TF/s)", "BW Time (ms)", "BW FLOPS (TF/s)"]
     time, rate = r"\d+\.\d{4}", r"\d+\.\d\d"
     for line in lines[6:10]:
-        operation, *cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        backward = ("–", "–") if operation == "saccade (cpu)" else (time, rate)
+        _, *cells = [cell.strip() for cell in line.split("│")[1:-1]]
         assert all(
-            re.fullmatch(pattern, cell) for pattern, cell in zip((time, rate, *backward), cells, strict=True)
+            re.fullmatch(pattern, cell) for pattern, cell in zip((time, rate) * 2, cells, strict=True)
         ), line
     assert "Density of the blocks: 0.7500\n" in text
     assert text.endswith("(0, 0)\n░░  \n██░░\n")
