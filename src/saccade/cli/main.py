@@ -340,7 +340,7 @@ def bench_train_command(
 ) -> None:
     """Time the CPU engine's gradients beside SDPA's, and beside the processor's own limits.
 
-    Without options, a short list of cases in about a quarter of an hour; an option that names values times
+    Without options, a short list of cases, which takes many minutes; an option that names values times
     these alone.
     """
     selection = train_cases.Selection(
