@@ -239,7 +239,8 @@ def check(call: Call, mask: MaskMod | None = None, isa: str | None = None) -> Gr
         assert ours.dtype == tensor.dtype
         assert ours.shape == tensor.shape
         error = (ours.double() - exact).abs().amax().item()
-        # Weights are made again from a lse that was rounded, values and outputs are rounded to their type.
+        # Over many draws the engine is as far off as the gauge, but of one number the gauge may be right by
+        # luck: so last digits are allowed beside, of weights made from lse and of what is rounded.
         precise = torch.finfo(torch.float64 if call.tensors[0].dtype is torch.float64 else torch.float32)
         eps = 96 * precise.eps + 4 * max(torch.finfo(call.tensors[0].dtype).eps, torch.finfo(ours.dtype).eps)
         slack = 4 * (rough.double() - exact).abs().amax().item() + eps * (1 + exact.abs().amax().item())
