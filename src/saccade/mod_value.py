@@ -1,7 +1,8 @@
 """What every mod of the library is: a small frozen value that can be called.
 
 Owns what masks and scores share: how such a value prints, compares and hashes, the test that something given
-as a mod is one, and the reading of a table whose axes broadcast. It knows no mask and no score. Invariant:
+as a mod is one, the reading of a table whose axes broadcast, and
+which entries of an additive mask hide. It knows no mask and no score. Invariant:
 equal values have equal hashes, whatever tensors they hold and however those change.
 """
 
@@ -17,7 +18,15 @@ from saccade.errors import ArgumentError, ArgumentTypeError, ModError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ModValue", "is_integral", "read_table", "require_at_least", "require_mod", "require_tensor"]
+__all__ = [
+    "ModValue",
+    "hides",
+    "is_integral",
+    "read_table",
+    "require_at_least",
+    "require_mod",
+    "require_tensor",
+]
 
 _SHOWN = 8  # numbers of a sequence that a repr shows
 
@@ -164,3 +173,20 @@ def _shown(value: object) -> str:
     if callable(value) and not isinstance(value, ModValue):
         return getattr(value, "__name__", repr(value))
     return repr(value)
+
+
+def hides(entries: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tell where the entries of an additive mask hide their pairs.
+
+    Args:
+        entries: Entries of the mask, of any shape.
+        dtype: The mask's floating dtype; half of its lowest number is the limit.
+
+    Returns:
+        bool, of the entries' shape. False for NaN.
+
+    Example:
+        >>> hides(torch.tensor([0.0, -1e4, -1e9, -torch.inf, torch.nan]), torch.float16)
+        tensor([False, False,  True,  True, False])
+    """
+    return entries <= torch.finfo(dtype).min / 2

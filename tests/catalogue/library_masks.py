@@ -49,6 +49,13 @@ def table_per_head(s: Sizes) -> Mods:
     return Mods(m.dense(table(s) ^ (head % 2 == 1)))
 
 
+def additive_table(s: Sizes) -> torch.Tensor:
+    """[Q, K]: the lowest number, or -inf at odd keys, where `table` hides; a penalty elsewhere."""
+    hidden = ~table(s)
+    lowest = s.floats(s.q_len, s.kv_len).masked_fill(hidden, torch.finfo(s.dtype).min)
+    return lowest.masked_fill(hidden & (s.positions[: s.kv_len] % 2 == 1), -torch.inf)
+
+
 def key_three(b, h, q_idx, kv_idx):
     return kv_idx == 3
 
@@ -166,6 +173,7 @@ LIBRARY_MASKS = [
         ("x.x. .x.x x.x. .x.x", "x.x... .x.x.. x.x... .x.x..", "x.x. .x.x x.x. .x.x ..x. ...x"),
     ),
     Case("dense", lambda s: Mods(m.dense(table(s))), TABLE),
+    Case("dense_additive", lambda s: Mods(m.dense(additive_table(s))), TABLE),
     Case("dense_per_batch", table_per_batch, TABLE, at=(1, 0), reads_b=True),
     Case("dense_per_head", table_per_head, TABLE, reads_h=True),
     Case(

@@ -154,7 +154,11 @@ INTS, FLOATS, BOOLS = torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), torch.tens
         (lambda: document(INTS, kv_ids=[0]), ArgumentTypeError, "kv_ids must be a torch tensor, got list"),
         (lambda: padding(pads=[[True]]), ArgumentTypeError, r"padding\(\): pads must be a torch tensor"),
         (lambda: padding(keep=[[1]]), ArgumentTypeError, r"padding\(\): keep must be a torch tensor"),
-        (lambda: dense(FLOATS[None]), DTypeError, r"dense\(\): table must be bool.*float32.*bias\(table\)"),
+        (
+            lambda: dense(INTS[None]),
+            DTypeError,
+            r"table must be bool, True = attend, or additive.*dtype=torch.int64; convert 1 = attend with",
+        ),
         (lambda: dense(BOOLS), ShapeError, r"table must be \[Q, K\].*got shape=\[2\]"),
     ],
 )

@@ -88,7 +88,8 @@ def test_masks_of_different_meaning_differ():
             padding(keep=ids[None]),
         ),
         *(padding(keep=ids[None], queries=True), natten(6, 3), natten(6, 3, 2), natten((2, 3), 1)),
-        *(dense(ids[None] > 0), dense(ids[None] < 1), shift(causal, q=1), shift(causal, kv=1), ~causal),
+        *(dense(ids[None] > 0), dense(ids[None] < 1), dense(ids[None].float()), dense(ids[None].half())),
+        *(dense(ids[None].float().log()), shift(causal, q=1), shift(causal, kv=1), ~causal),
         *(
             chunked(2),
             strided(2),
@@ -160,6 +161,7 @@ def test_numbers_given_as_a_list_are_copied():
         (create_padding_mask(torch.zeros(2, 9, dtype=torch.bool)), "padding(pads=bool[2, 9], queries=True)"),
         (natten((8, 8), 3), "natten(canvas=[8, 8], kernel=[3, 3], dilation=[1, 1])"),
         (dense(torch.zeros(4, 4, dtype=torch.bool)), "dense(bool[4, 4])"),
+        (dense(torch.zeros(2, 1, 4, 4).bfloat16()), "dense(bfloat16[2, 1, 4, 4])"),
         (shift(causal, q=4), "shift(causal, q=4)"),
         (shift(even_keys, kv=torch.tensor(4)), "shift(even_keys, kv=int64[])"),
         (chunked(8), "chunked(8)"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from saccade.errors import DTypeError, ShapeError
-from saccade.mod_value import read_table, require_tensor
+from saccade.mod_value import hides, read_table, require_tensor
 from saccade.scores.base import Score
 
 __all__ = ["bias", "relative_bias"]
@@ -19,11 +21,14 @@ __all__ = ["bias", "relative_bias"]
 class bias(Score):
     """Add a table to the scores: `score + table[b, h, q_idx, kv_idx]`.
 
-    An entry of -inf hides its pair, though a mask that says the same is faster: it skips blocks.
+    An entry of -inf hides its pair, and with `hide_lowest` so does one near the lowest number of the table's
+    dtype; a mask that says the same, `dense(table)`, skips blocks besides.
 
     Args:
         table: Floating tensor `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`, which may require a gradient. Axes of
             size 1 broadcast. Kept as given, and read when the score is used.
+        hide_lowest: Whether an entry that is at most half of `finfo(table.dtype).min` makes its score -inf,
+            as in an additive mask, where a row of nothing else then gives 0 and not an average.
 
     Raises:
         ArgumentTypeError: `table` is no tensor.
@@ -41,6 +46,7 @@ class bias(Score):
     """
 
     table: Tensor
+    hide_lowest: bool = field(default=False, kw_only=True)
     usage: ClassVar[str] = "bias(table)"
 
     def __post_init__(self) -> None:
@@ -57,7 +63,10 @@ class bias(Score):
             )
 
     def __call__(self, score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-        return score + read_table(self.table, b, h, q_idx, kv_idx)
+        entry = read_table(self.table, b, h, q_idx, kv_idx)
+        if not self.hide_lowest:
+            return score + entry
+        return torch.where(hides(entry, self.table.dtype), -math.inf, score + entry)
 
 
 @final
