@@ -5,6 +5,7 @@ functions; Saccade reads them, works out which blocks of the score matrix matter
 element, and computes attention over what remains. This module holds public names and nothing else.
 """
 
+from saccade import jagged as jagged
 from saccade.attention import (
     AuxOutput,
     AuxRequest,
@@ -58,7 +59,6 @@ from saccade.masks import (
     global_tokens,
     image_cross_attention,
     image_intervals,
-    jagged,
     local,
     local_2d,
     natten,
@@ -155,7 +155,6 @@ __all__ = [
     "head_scale",
     "image_cross_attention",
     "image_intervals",
-    "jagged",
     "local",
     "local_2d",
     "natten",

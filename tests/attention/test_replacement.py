@@ -258,7 +258,14 @@ def compiled(query: Tensor) -> Tensor:
 
 
 PASSED_ON = {
-    "nested": (lambda query: imported_early(*[nested()] * 3), "of the subclass NestedTensor"),
+    "nested in another dimension": (
+        lambda query: imported_early(*[nested().transpose(1, 2)] * 3),
+        "ragged in dimension 2, got",
+    ),
+    "nested with another layout": (
+        lambda query: imported_early(*[torch.nested.nested_tensor([query[0]])] * 3),
+        "must have the layout torch.jagged",
+    ),
     "a subclass": (lambda query: imported_early(*[query.as_subclass(Tagged)] * 3), "of the subclass Tagged"),
     "vmap": (
         lambda query: torch.func.vmap(lambda one: imported_early(one, one, one))(query),
@@ -280,7 +287,18 @@ PASSED_ON = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_tensors_are_taken() -> None:
+    query = nested()
+    expected = imported_early(query, query, query)
+    with replace_sdpa() as replaced:
+        found = imported_early(query, query, query)
+    assert (replaced.backends, replaced.passed_on) == ({"cpu": 1}, 0)
+    torch.testing.assert_close(found.values(), expected.values())
+
+
 class TestWhatIsPassedOn:
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
     @pytest.mark.parametrize(("call", "reason"), PASSED_ON.values(), ids=PASSED_ON.keys())
     def test_reaches_torch_and_is_told(self, call: Callable[[Tensor], object], reason: str) -> None:
         query = torch.randn(2, 3, 5, 8)

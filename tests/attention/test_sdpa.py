@@ -216,12 +216,34 @@ class TestRowsThatSeeNothing:
         assert gradient.isfinite().all()
         assert not gradient[:, :, 1].any()
 
-    def test_a_large_number_is_not_minus_infinity(self) -> None:
-        query, key, value = torch.randn(3, 1, 1, 4, 8)
-        mask = torch.full((4, 4), torch.finfo(torch.float32).min)
-        out = scaled_dot_product_attention(query, key, value, mask)
-        torch.testing.assert_close(out, torchs(query, key, value, mask))
-        torch.testing.assert_close(out[0, 0, 0], value[0, 0].mean(0))
+    @pytest.mark.parametrize("heads", [1, 2], ids=["analysed", "read pair by pair"])
+    @pytest.mark.parametrize("backend", ["cpu", "eager"])
+    def test_the_lowest_number_hides_where_torch_averages(self, heads: int, backend: str) -> None:
+        query, key, value = torch.randn(3, 1, 2, 160, 8)
+        mask = torch.randn(1, heads, 160, 160)
+        mask[..., 7, :] = torch.finfo(torch.float32).min
+        mask[..., 9, 3:] = torch.finfo(torch.float32).min / 2
+        mask[..., 11, 5] = -1e30
+        out = scaled_dot_product_attention(query, key, value, mask, backend=backend)
+        expected = torchs(query, key, value, mask)
+        torch.testing.assert_close(expected[:, :, 7], value.mean(2))
+        expected[:, :, 7] = 0
+        torch.testing.assert_close(out, expected)
+
+    def test_a_learned_table_has_no_gradient_where_it_hides(self) -> None:
+        query, key, value = torch.randn(3, 1, 2, 6, 8)
+        mask = torch.randn(2, 6, 6)
+        mask[:, 2:, 4:] = torch.finfo(torch.float32).min
+        mask[:, 5] = torch.finfo(torch.float32).min
+        mask.requires_grad_()
+        upstream = torch.randn(1, 2, 6, 8)
+        mine, theirs = (
+            torch.autograd.grad(attend(query, key, value, mask), mask, upstream)[0]
+            for attend in (scaled_dot_product_attention, torchs)
+        )
+        assert not mine[:, 5].any()
+        torch.testing.assert_close(mine[:, :5], theirs[:, :5])
+        assert not mine[:, 2:5, 4:].any()
 
 
 class TestReading:
@@ -250,9 +272,9 @@ class TestReading:
         query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
         mask = torch.ones(stored, dtype=kind)
         operands = read_sdpa(query, key, key, mask.expand(shape)).request.operands
-        (table,) = (operands.mask if kind is torch.bool else operands.score).captures
-        assert table.numel() == mask.numel()
-        assert table.untyped_storage().data_ptr() == mask.untyped_storage().data_ptr()
+        tables = (operands.mask if kind is torch.bool else operands.score).captures
+        assert all(table.numel() == mask.numel() for table in tables)
+        assert mask.data_ptr() in [table.data_ptr() for table in tables]
 
     def test_every_entry_of_an_expanded_mask_gets_its_own_gradient(self) -> None:
         query, key, value = torch.randn(3, 2, 3, 5, 8, dtype=torch.float64)
@@ -397,10 +419,50 @@ def test_lengths_of_key_and_value_differ() -> None:
         scaled_dot_product_attention(q(2, 3), q(5, 3), q(6, 3))
 
 
-def test_nested_tensors_are_torchs() -> None:
-    nested = torch.nested.nested_tensor([torch.randn(2, 8), torch.randn(3, 8)], layout=torch.jagged)
-    with pytest.raises(UnsupportedError, match=r"query is nested.*to_padded_tensor"):
-        scaled_dot_product_attention(nested, nested, nested)
+# What nested tensors of torch say of themselves.
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+class TestNestedTensors:
+    @staticmethod
+    def drawn(*lengths: int) -> list[Tensor]:
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        leaves = [torch.randn(sum(lengths), 2, 8, requires_grad=True) for _ in range(3)]
+        return [torch.nested.nested_tensor_from_jagged(one, offsets).transpose(1, 2) for one in leaves]
+
+    @pytest.mark.parametrize("backend", ["cpu", "eager"])
+    def test_each_sequence_is_by_itself(self, backend: str) -> None:
+        tensors = self.drawn(3, 0, 6)
+        found = scaled_dot_product_attention(*tensors, scale=0.3, backend=backend)
+        assert found.shape == tensors[0].shape
+        torch.testing.assert_close(found.values(), torchs(*tensors, scale=0.3).values())
+        # On a CPU torch has no causal attention of nested tensors.
+        found = scaled_dot_product_attention(*tensors, is_causal=True, backend=backend)
+        alone = [
+            torchs(*one, is_causal=True) for one in zip(*(each.unbind() for each in tensors), strict=True)
+        ]
+        torch.testing.assert_close(found.values(), torch.cat(alone, dim=1))
+
+    @pytest.mark.parametrize(
+        ("call", "error", "text"),
+        [
+            (
+                lambda one: (one, one, one, torch.ones(9, 9)),
+                UnsupportedError,
+                "nested tensors take no attn_mask",
+            ),
+            (
+                lambda one: (one, one, torch.ones(1, 2, 9, 8)),
+                ArgumentTypeError,
+                "value must be a nested tensor",
+            ),
+            (lambda one: (one.transpose(1, 2),) * 3, OperandError, r"pass query.transpose\(1, 2\)"),
+            (lambda one: (one, one, one, None, 0.0, 3), ArgumentTypeError, "is_causal must be a bool"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(
+        self, call: Callable[[Tensor], tuple[object, ...]], error: type[Exception], text: str
+    ) -> None:
+        with pytest.raises(error, match=text):
+            scaled_dot_product_attention(*call(self.drawn(3, 6)[0]))
 
 
 def test_backends_are_those_of_flex_attention() -> None:

@@ -21,7 +21,6 @@ from saccade.errors import (
     ModError,
     SaccadeError,
     ShapeError,
-    UnsupportedError,
 )
 from saccade.masks import causal, padding
 from saccade.schedule import Schedule
@@ -50,7 +49,7 @@ FAULTS = {
         "query must be a torch tensor, got ndarray",
     ),
     "no key": ({"key": None}, ArgumentTypeError, "key must be a torch tensor, got NoneType"),
-    "nested": ({"query": nested()}, UnsupportedError, "query is nested.*to_padded_tensor"),
+    "nested": ({"query": nested()}, ShapeError, "query must be nested as.*ragged in dimension 2"),
     "three dimensions": (
         {"query": zeros(4, 5, 8)},
         ShapeError,

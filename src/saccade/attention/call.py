@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 from saccade.attention.aux import AuxOutput, AuxRequest
 from saccade.attention.compiled import compute_compiled
 from saccade.attention.compute import compute, planned
+from saccade.attention.nested import compute_nested, is_nested, packed_call
 from saccade.attention.options import FlexKernelOptions
 from saccade.attention.request import Arguments, read_request
 from saccade.block_mask import BlockMask
@@ -111,13 +112,16 @@ def flex_attention(
     function computes for a hidden pair has no say. Under autocast, query, key and value are cast as in torch.
 
     Args:
-        query: `[B, Hq, Q, D]`, float16, bfloat16, float32 or float64.
+        query: `[B, Hq, Q, D]`, float16, bfloat16, float32 or float64. Or nested `[B, Hq, j, D]` of layout
+            jagged, sequences of unequal lengths, as key and value then are too: each sequence sees its own
+            keys alone, and mods get the number of the sequence as b and positions within it.
         key: `[B, Hkv, K, D]` of the same dtype; its batch may be 1, to serve every batch.
         value: `[B, Hkv, K, Dv]`, likewise; Dv may differ from D.
         score_mod: A function of `(score, b, h, q_idx, kv_idx)` that returns the new score, or a `Program` of
             one. Tensors that it reads get gradients, 0-d ones too; those of cpu are the same to the bit from
             run to run, for any number of threads. None: unchanged scores.
-        block_mask: A mask from `create_block_mask`, or torch's own BlockMask. None: nothing is hidden.
+        block_mask: A mask from `create_block_mask`, or torch's own BlockMask. None: nothing is hidden. For
+            nested tensors it is of packed positions, as `saccade.jagged.create_nested_block_mask` makes it.
         scale: What q·k is multiplied by. None: 1/√D.
         enable_gqa: Whether Hq may be a multiple of Hkv: query head h reads key head `h // (Hq / Hkv)`.
         return_lse: Whether to return lse beside the output; the older form of
@@ -126,8 +130,9 @@ def flex_attention(
             reach torch.
         return_aux: Which further results to return: an `AuxRequest`, ours or torch's.
         mask_mod: A function of `(b, h, q_idx, kv_idx)` that is True where the query may see the key. With a
-            block_mask, both must hold. For repeated use a block_mask is faster, as it is analysed once. A
-            mask reads no tensor that requires a gradient, for there is none through True and False.
+            block_mask, both must hold. For repeated use a block_mask is faster, as it is analysed once; for
+            nested tensors a mask_mod is too, once while their offsets live and it says the same. A mask reads
+            no tensor that requires a gradient, for there is none through True and False.
         sinks: `[Hq]`, floating: the score of one more key a head, which has no value (attention sinks). None:
             none.
         dropout_p: The probability of dropping a weight, in [0, 1]. Drawn from torch's generator, so
@@ -142,17 +147,21 @@ def flex_attention(
     Returns:
         The output `[B, Hq, Q, Dv]` of the query's dtype, its dimensions ordered in memory like the query's.
         With `return_lse`, a pair of it and lse `[B, Hq, Q]`; with `return_aux`, of it and an `AuxOutput`.
+        Results are nested where the query is, with its offsets: `[B, Hq, j, Dv]` and `[B, Hq, j]`.
 
     Raises:
-        ArgumentTypeError: An argument is the wrong kind of object.
+        ArgumentTypeError: An argument is the wrong kind of object, or some of the tensors are nested and some
+            are not.
         ShapeError: Shapes do not fit each other, or the block mask.
         DTypeError: Dtypes differ or are not floating.
         ArgumentError: A device, scale, dropout_p, backend or kernel option cannot be used, return_lse and
-            return_aux are both given, or a mask reads a tensor that requires a gradient.
+            return_aux are both given, a mask reads a tensor that requires a gradient, or a block mask lets
+            two sequences of nested tensors see each other.
         MaskAxisError: The block mask was made for another number of batches or heads.
         OperandError: The cpu backend finds a tensor whose storage was freed or resized.
         StaleMaskError: A tensor the block mask was made from has changed.
-        UnsupportedError: A tensor is nested.
+        UnsupportedError: A tensor is nested with another layout than jagged, or nested ones are asked for
+            weights, or their offsets hold no numbers as under an exporter.
         TraceError: A mod cannot be read as a program.
         BackendError: No backend, or not the one named, takes the call; every reason is shown.
         IndexOutOfRangeError: A mod reads a tensor out of range, where that decides a mask or a visible score.
@@ -190,7 +199,9 @@ def flex_attention(
         dropout_p=dropout_p,
         backend=backend,
     )
-    if torch.compiler.is_dynamo_compiling():
+    if is_nested(query, key, value):
+        results = compute_nested(given)
+    elif torch.compiler.is_dynamo_compiling():
         results = compute_compiled(given)
     else:
         request = read_request(given)
@@ -253,22 +264,21 @@ def explain(
         >>> print(explain(query, query, query, mask_mod=causal).backend)
         cpu
     """
-    request = read_request(
-        Arguments(
-            query,
-            key,
-            value,
-            score_mod=score_mod,
-            block_mask=block_mask,
-            scale=scale,
-            enable_gqa=enable_gqa,
-            return_lse=return_lse,
-            kernel_options=kernel_options,
-            return_aux=return_aux,
-            mask_mod=mask_mod,
-            sinks=sinks,
-            dropout_p=dropout_p,
-            backend=backend,
-        )
+    given = Arguments(
+        query,
+        key,
+        value,
+        score_mod=score_mod,
+        block_mask=block_mask,
+        scale=scale,
+        enable_gqa=enable_gqa,
+        return_lse=return_lse,
+        kernel_options=kernel_options,
+        return_aux=return_aux,
+        mask_mod=mask_mod,
+        sinks=sinks,
+        dropout_p=dropout_p,
+        backend=backend,
     )
+    request = read_request(packed_call(given).packed if is_nested(query, key, value) else given)
     return explain_problem(request.problem, request.operands, request.backend, request.schedule)

@@ -58,11 +58,11 @@ class Replaced:
     Example:
         >>> replaced = Replaced()
         >>> replaced.backends["cpu"] += 12
-        >>> replaced.reasons["query is nested"] += 1
+        >>> replaced.reasons["a tensor is of the subclass DTensor"] += 1
         >>> replaced
         Replaced(taken=12, passed_on=1)
           12 taken by cpu
-           1 passed on: query is nested
+           1 passed on: a tensor is of the subclass DTensor
     """
 
     backends: Counter[str] = field(default_factory=Counter)
@@ -100,11 +100,12 @@ def replace_sdpa(backend: str = AUTO) -> Iterator[Replaced]:
     raise torch's own error.
 
     Passed on are calls for which no engine of Saccade's own exists or accepts (with "auto": running torch's
-    function by another way would gain nothing), nested tensors and tensor subclasses, and calls that are
-    compiled, exported, traced or transformed (torch.compile, torch.jit, torch.func, dispatch modes).
-    torch.nn.MultiheadAttention and TransformerEncoder keep off their fused inference path in the context, as
-    under every mode, and reach the function instead; asked for attention weights (`need_weights=True`) they
-    compute them without it. Calls from TorchScript and from C++ are not seen.
+    function by another way would gain nothing), nested tensors other than `[B, H, j, E]` of layout jagged,
+    other tensor subclasses, and calls that are compiled, exported, traced or transformed (torch.compile,
+    torch.jit, torch.func, dispatch modes). torch.nn.MultiheadAttention and TransformerEncoder keep off their
+    fused inference path in the context, as under every mode, and reach the function instead; asked for
+    attention weights (`need_weights=True`) they compute them without it. Calls from TorchScript and from C++
+    are not seen.
 
     The context concerns the thread that enters it; enter it in each thread that calls the model. Contexts
     nest: what the innermost leaves to torch, passed on or by way of the backend "sdpa", the next one sees.
@@ -225,6 +226,6 @@ def _transformed() -> str | None:
 def _subclassed(arguments: Sequence[object]) -> str | None:
     for argument in arguments:
         kind = type(argument)
-        if isinstance(argument, Tensor) and kind not in _PLAIN:
+        if isinstance(argument, Tensor) and kind not in _PLAIN and argument.layout is not torch.jagged:
             return f"a tensor is of the subclass {kind.__name__}"
     return None

@@ -42,7 +42,7 @@ from saccade.schedule import Schedule
 from saccade.signatures import MaskMod, ScoreMod
 from saccade.tracing import trace
 
-__all__ = ["Arguments", "Request", "autocasted", "no_mask", "read_request"]
+__all__ = ["Arguments", "Request", "autocasted", "no_mask", "read_mask", "read_request", "read_score"]
 
 T = TypeVar("T")
 
@@ -109,8 +109,8 @@ def read_request(given: Arguments) -> Request:
     require_shapes(query, key, value, given.enable_gqa)
     require_sinks(given.sinks, query)
     block_mask, packed = _both_forms(_block_mask(given.block_mask, query, key))
-    score = _score(given.score_mod, query)
-    mask = _mask(given.mask_mod, query)
+    score = read_score(given.score_mod, query)
+    mask = read_mask(given.mask_mod, query)
     operands = Operands(
         query,
         key,
@@ -189,7 +189,8 @@ def no_mask(given: object) -> ArgumentTypeError:
     return ArgumentTypeError(f"block_mask must be a BlockMask or None, got {type(given).__name__}; {remedy}")
 
 
-def _score(mod: ScoreMod | None, query: Tensor) -> Program | None:
+def read_score(mod: ScoreMod | None, query: Tensor) -> Program | None:
+    """Trace and check a score_mod; None where it changes nothing."""
     if mod is None:
         return None
     score_dtype = DType.FLOAT64 if query.dtype is torch.float64 else DType.FLOAT32
@@ -198,7 +199,8 @@ def _score(mod: ScoreMod | None, query: Tensor) -> Program | None:
     return None if program.is_noop else program
 
 
-def _mask(mod: MaskMod | None, query: Tensor) -> Program | None:
+def read_mask(mod: MaskMod | None, query: Tensor) -> Program | None:
+    """Trace and check a mask_mod; None where it hides nothing."""
     if mod is None:
         return None
     program = trace(mod, ModKind.MASK, device=query.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from saccade.attention.compiled import compute_compiled
 from saccade.attention.compute import compute, planned
 from saccade.attention.leading import Folded, fold, fold_mask
+from saccade.attention.nested import NestedForm, is_nested, outside_graphs, packed_call
 from saccade.attention.request import Arguments, Request, autocasted, read_request
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.errors import ArgumentError, ArgumentTypeError, OperandError, UnsupportedError
@@ -28,6 +29,7 @@ from saccade.torch_ops.routing import is_observed
 __all__ = ["SdpaCall", "read_sdpa", "scaled_dot_product_attention"]
 
 _CAUSAL_MASKS = 32
+_ROWS_WORTH_ANALYSING = 128
 
 
 def scaled_dot_product_attention(
@@ -46,18 +48,20 @@ def scaled_dot_product_attention(
 
     Names, order and meaning are torch's, and so is the result up to rounding. What differs: dropout draws
     from Saccade's stream (`torch.manual_seed` repeats it, with other choices than torch's), and a row that
-    sees no key gives output 0 and gradients 0 on every backend and device, where torch's kernels have given 0
-    or NaN. A mask is read where it lies: axes of size 1, and axes that were expanded, are not copied.
-    Under autocast, tensors are cast as in torch. For a pattern that has a name, a mask of `saccade.masks`
-    given to `flex_attention` skips what a table only hides.
+    sees no key gives output 0 and gradients 0 on every backend and device, where torch's kernels have given
+    0, NaN or an average of all values. A mask is read where it lies: axes of size 1, and axes that were
+    expanded, are not copied. Under autocast, tensors are cast as in torch. For a pattern that has a name, a
+    mask of `saccade.masks` given to `flex_attention` skips what a table only hides.
 
     Args:
         query: `[..., L, E]`, two dimensions or more, float16, bfloat16, float32 or float64. The third from
-            the end is the heads.
+            the end is the heads. Or nested `[B, H, j, E]` of layout jagged, as key and value then are: each
+            sequence by itself, without attn_mask.
         key: `[..., S, E]` of the same dtype. Leading dimensions broadcast with the query's.
         value: `[..., S, Ev]`, likewise; Ev may differ from E.
         attn_mask: bool, True = attend; or float32 or of the query's dtype, added to the scores, which may
-            require a gradient. At least two dimensions, broadcasts to `[..., L, S]`. None: nothing is hidden.
+            require a gradient, and where an entry of at most half the dtype's lowest number hides its pair.
+            At least two dimensions, broadcasts to `[..., L, S]`. None: nothing is hidden.
         dropout_p: The probability of dropping a weight, in [0, 1]. Always active when above 0, so pass 0.0 in
             evaluation.
         is_causal: Whether query i sees the keys 0 to i alone (upper left alignment); without attn_mask.
@@ -67,13 +71,13 @@ def scaled_dot_product_attention(
         backend: Who computes it, as for `flex_attention`.
 
     Returns:
-        The output `[..., L, Ev]` of the query's dtype.
+        The output `[..., L, Ev]` of the query's dtype, nested where the query is.
 
     Raises:
         ArgumentTypeError: An argument is the wrong kind of object.
         OperandError: Shapes, dtypes or devices do not fit each other, attn_mask and is_causal are both given,
             or a number is out of range. It is a RuntimeError too, which torch raises.
-        UnsupportedError: A tensor is nested.
+        UnsupportedError: A tensor is nested with another layout than jagged, or given with attn_mask.
         BackendError: No backend, or not the one named, takes the call; every reason is shown.
 
     Example:
@@ -82,6 +86,18 @@ def scaled_dot_product_attention(
         >>> scaled_dot_product_attention(query, key, value, attn_mask=keep).shape
         torch.Size([2, 4, 6, 8])
     """
+    if is_nested(query, key, value):
+        return _compute_nested(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            backend=backend,
+        )
     given, leading = _as_flex_arguments(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
     )
@@ -97,7 +113,9 @@ class SdpaCall:
     """A call, checked and read; nothing is computed yet."""
 
     request: Request
-    leading: tuple[int, ...]  # of the output, as torch has it
+    form: (
+        tuple[int, ...] | NestedForm
+    )  # the leading dimensions of the output as torch has it, or its sequences
 
     def planned(self) -> Plan:
         """Choose who runs it.
@@ -108,8 +126,9 @@ class SdpaCall:
         return planned(self.request)
 
     def run(self, chosen: Plan) -> Tensor:
-        """Compute the output `[..., L, Ev]`."""
-        return _unfolded(compute(self.request, chosen).out, self.leading)
+        """Compute the output `[..., L, Ev]`, nested where the query is."""
+        out, form = compute(self.request, chosen).out, self.form
+        return form.nested(out) if isinstance(form, NestedForm) else _unfolded(out, form)
 
 
 def read_sdpa(
@@ -129,10 +148,55 @@ def read_sdpa(
     Raises:
         SaccadeError: Something given cannot be used; see there.
     """
+    if is_nested(query, key, value):
+        return _read_nested(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend)
     given, leading = _as_flex_arguments(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
     )
     return SdpaCall(_read(given), leading)
+
+
+@outside_graphs
+def _compute_nested(*args: Any, **kwargs: Any) -> Tensor:
+    """Compute a call of nested tensors; the arguments are those of `scaled_dot_product_attention`."""
+    call = read_sdpa(*args, **kwargs)
+    return call.run(call.planned())
+
+
+def _read_nested(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | Tensor | None,
+    enable_gqa: bool,
+    backend: str,
+) -> SdpaCall:
+    """Read a call of nested tensors `[B, H, j, E]`."""
+    _require_kinds(attn_mask, is_causal, query=query, key=key, value=value)
+    if attn_mask is not None:
+        raise UnsupportedError(
+            "nested tensors take no attn_mask, for one table does not fit sequences of unequal lengths, got "
+            f"attn_mask of shape {list(attn_mask.shape)}; pass is_causal=True, or call "
+            "saccade.flex_attention with mask_mod="
+        )
+    given = Arguments(
+        query,
+        key,
+        value,
+        scale=_number("scale", scale) if isinstance(scale, Tensor) else scale,
+        enable_gqa=enable_gqa,
+        mask_mod=causal if is_causal else None,
+        dropout_p=dropout_p,
+        backend=backend,
+    )
+    try:
+        call = packed_call(given)
+    except ArgumentError as fault:
+        raise OperandError(str(fault)) from fault
+    return SdpaCall(_read(call.packed), call.form)
 
 
 def _as_flex_arguments(
@@ -187,12 +251,6 @@ def _require_kinds(attn_mask: object, is_causal: object, **tensors: object) -> N
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
             raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
-        if tensor.is_nested:
-            raise UnsupportedError(
-                "scaled_dot_product_attention takes dense tensors, and "
-                f"{name} is nested (layout={tensor.layout}); pad it with torch.nested.to_padded_tensor and "
-                "hide the padding with attn_mask"
-            )
     if not isinstance(is_causal, bool):
         raise ArgumentTypeError(f"is_causal must be a bool, got {type(is_causal).__name__} {is_causal!r}")
     if is_causal and attn_mask is not None:
@@ -214,7 +272,7 @@ def _number(name: str, tensor: Tensor) -> float:
 
 
 def _mods(attn_mask: Tensor | None, folded: Folded) -> tuple[Mask | None, Score | None]:
-    """A table as a mask_mod where it is bool, as a score_mod where it is floating."""
+    """A table as a mask_mod, and where it is floating as a score_mod too."""
     if attn_mask is None:
         return None, None
     table = fold_mask(attn_mask, folded)
@@ -227,7 +285,9 @@ def _mods(attn_mask: Tensor | None, folded: Folded) -> tuple[Mask | None, Score 
             f"attn_mask.dtype={attn_mask.dtype} and query.dtype={folded.query.dtype}; convert it with "
             ".to(query.dtype), or with .bool() if it marks what may be seen"
         )
-    return None, bias(table)
+    # To find what blocks it hides costs a reading of the table; all heads sharing what is found pays for it.
+    analysed = (table.dim() == 2 or table.shape[-3] == 1) and table.shape[-2] >= _ROWS_WORTH_ANALYSING
+    return dense(table) if analysed else None, bias(table, hide_lowest=True)
 
 
 @lru_cache(maxsize=_CAUSAL_MASKS)

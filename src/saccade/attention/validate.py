@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError, UnsupportedError
+from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from saccade.ir.program import Program
 
 __all__ = [
@@ -28,22 +28,15 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def require_dense(**tensors: object) -> None:
-    """Check that arguments are tensors, not nested, of four dimensions.
+    """Check that arguments are tensors of four dimensions.
 
     Raises:
         ArgumentTypeError: One is no tensor.
-        UnsupportedError: One is nested.
         ShapeError: One has not four dimensions.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
-        if tensor.is_nested:
-            raise UnsupportedError(
-                f"flex_attention takes dense tensors, and {name} is nested (layout={tensor.layout}); "
-                "pad it with torch.nested.to_padded_tensor and hide the padding with "
-                "mask_mod=padding(lengths=...)"
-            )
         if tensor.dim() != 4:
             raise ShapeError(
                 f"{name} must have four dimensions [batch, heads, length, head_dim], got "

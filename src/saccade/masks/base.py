@@ -37,6 +37,14 @@ class Mask(ModValue):
         ~causal | even_keys
     """
 
+    symbol: ClassVar[str] = ""
+    """The operator that makes this mask of its `parts`: `&`, `|`, `^` or `~`; empty where there are none."""
+
+    @property
+    def parts(self) -> tuple[MaskMod, ...]:
+        """The masks that an operator made this one of, as they were given; none for any other mask."""
+        return ()
+
     @abc.abstractmethod
     def __call__(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         """Return True where the query at `q_idx` may see the key at `kv_idx`.
@@ -76,9 +84,12 @@ class Mask(ModValue):
 class _Combination(Mask):
     """Any number of masks under one associative operator."""
 
-    symbol: ClassVar[str]
     function: ClassVar[str]
     mods: tuple[MaskMod, ...]
+
+    @property
+    def parts(self) -> tuple[MaskMod, ...]:
+        return self.mods
 
     def __repr__(self) -> str:
         if len(self.mods) < 2:
@@ -131,7 +142,12 @@ class _Parity(_Combination):
 @final
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Complement(Mask):
+    symbol = "~"
     mod: MaskMod
+
+    @property
+    def parts(self) -> tuple[MaskMod, ...]:
+        return (self.mod,)
 
     def __call__(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         # Not ~: a mod may return Python's True, and ~True is -2.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError
 from saccade.masks.base import Mask
-from saccade.masks.vector import integer_vector, kept, lengths_of_starts, owner_of_each
+from saccade.masks.packing import Packing, Places, packing_of, read_side
+from saccade.masks.vector import kept
 from saccade.mod_value import require_mod
 from saccade.signatures import MaskMod
 
@@ -35,12 +37,17 @@ class jagged(Mask):
             `[sequences + 1]`, 0 first and never falling. Read once, now; of ints the tables are made on the
             CPU.
         kv_offsets: The same of the keys, for cross attention. Default: the queries' own.
+        lengths: How long each sequence is, where it leaves room before the next (`nested.lengths()`, holes of
+            a nested tensor): a list or an integer tensor `[sequences]`. What lies between sees nothing and is
+            not seen. Default: each sequence reaches to the next. With lengths, offsets may start above 0.
+        kv_lengths: The same of the keys, where kv_offsets are given.
 
     Raises:
         ModError: `mask_mod` is not callable, or a factory passed uncalled.
-        ArgumentError: Offsets do not start at 0, or fall; there are not as many of keys as of queries.
-        DTypeError: Offsets are not integers.
-        ShapeError: Offsets have not one axis.
+        ArgumentError: Offsets do not start at 0, or fall; there are not as many of keys as of queries; a
+            length does not fit; kv_lengths are given without kv_offsets.
+        DTypeError: Offsets or lengths are not integers.
+        ShapeError: They have not one axis, or there are not as many lengths as sequences.
 
     Example:
         >>> from saccade.masks import causal
@@ -56,49 +63,74 @@ class jagged(Mask):
     mask_mod: MaskMod
     offsets: Sequence[int] | Tensor
     kv_offsets: Sequence[int] | Tensor | None = None
+    lengths: Sequence[int] | Tensor | None = None
+    kv_lengths: Sequence[int] | Tensor | None = None
     usage: ClassVar[str] = "jagged(causal, offsets=[0, 700, 1024])"
-    _q: _Packing = field(init=False, repr=False, compare=False)
-    _kv: _Packing = field(init=False, repr=False, compare=False)
+    _packing: Packing = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_mod(self.mask_mod, "jagged()")
-        for name in ("offsets", "kv_offsets"):
+        for name in ("offsets", "kv_offsets", "lengths", "kv_lengths"):
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, kept(given, f"jagged(): {name}"))
-        of_queries = _packing(self.offsets, "jagged()", "offsets")
-        of_keys = of_queries
+        queries = keys = read_side(self.offsets, "jagged()", "offsets", self.lengths)
         if self.kv_offsets is not None:
-            of_keys = _packing(self.kv_offsets, "jagged()", "kv_offsets")
-            if of_keys.sequences != of_queries.sequences:
+            keys = read_side(self.kv_offsets, "jagged()", "kv_offsets", self.kv_lengths)
+            if keys.starts.numel() != queries.starts.numel():
                 raise ArgumentError(
                     "jagged(): kv_offsets must tell as many sequences as offsets, "
-                    f"got {of_keys.sequences} and {of_queries.sequences}; repeat an offset for an empty one"
+                    f"got {keys.starts.numel()} and {queries.starts.numel()}; "
+                    "repeat an offset for an empty one"
                 )
-        object.__setattr__(self, "_q", of_queries)
-        object.__setattr__(self, "_kv", of_keys)
+        elif self.kv_lengths is not None:
+            raise ArgumentError(
+                "jagged(): kv_lengths go with kv_offsets, got kv_offsets=None; "
+                "where keys lie as queries do, lengths serve both"
+            )
+        object.__setattr__(self, "_packing", packing_of(queries, keys))
 
     def __call__(self, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-        sequence = self._q.sequence[q_idx]
-        inside = self.mask_mod(sequence, h, self._q.position[q_idx], self._kv.position[kv_idx])
-        return (sequence == self._kv.sequence[kv_idx]) & inside
+        at = self._packing.places(q_idx, kv_idx)
+        # Not `same & inside`: a key that the offsets do not tell of must not pass for a hidden one.
+        return torch.where(at.same, self.mask_mod(at.sequence, h, at.q_idx, at.kv_idx), False)
 
+    def around(self, mask_mod: MaskMod) -> jagged:
+        """Return another mask within the same sequences, without reading the offsets anew.
 
-@dataclass(frozen=True)
-class _Packing:
-    """Packed positions: of which sequence each is, and its place in that sequence."""
+        Args:
+            mask_mod: The mask of one sequence.
 
-    sequences: int
-    sequence: Tensor  # [S] int64
-    position: Tensor  # [S] int64
+        Raises:
+            ModError: It is not callable, or a factory passed uncalled.
 
+        Example:
+            >>> from saccade.masks import causal, noop_mask
+            >>> jagged(noop_mask, offsets=[0, 2, 5]).around(causal)
+            jagged(causal, offsets=[0, 2, 5])
+        """
+        require_mod(mask_mod, "jagged()")
+        other = copy.copy(self)
+        object.__setattr__(other, "mask_mod", mask_mod)
+        return other
 
-def _packing(offsets: Sequence[int] | Tensor, function: str, name: str) -> _Packing:
-    starts = integer_vector(offsets, f"{function}: {name}")
-    lengths = lengths_of_starts(starts, function, name)
-    sequence = owner_of_each(lengths)
-    position = torch.arange(sequence.numel(), device=sequence.device) - starts[sequence]
-    return _Packing(lengths.numel(), sequence, position)
+    def places(self, q_idx: Tensor, kv_idx: Tensor) -> Places:
+        """Tell packed positions as places in their sequences, for a score_mod say.
+
+        Args:
+            q_idx: Integer tensor, or the index a mod is given: the query's packed position.
+            kv_idx: The key's, likewise.
+
+        Returns:
+            The number of the query's sequence, whether the key is of the same, and both places in it.
+
+        Example:
+            >>> from saccade.masks import noop_mask
+            >>> at = jagged(noop_mask, offsets=[0, 2, 5]).places(torch.tensor(4), torch.tensor(2))
+            >>> int(at.sequence), bool(at.same), int(at.q_idx), int(at.kv_idx)
+            (1, True, 2, 0)
+        """
+        return self._packing.places(q_idx, kv_idx)
 
 
 def build_seq_idx(offsets: Sequence[int] | Tensor) -> Tensor:
@@ -123,7 +155,7 @@ def build_seq_idx(offsets: Sequence[int] | Tensor) -> Tensor:
     """
     if isinstance(offsets, Tensor) and offsets.is_nested:
         offsets = offsets.offsets()  # type: ignore[attr-defined]  # a method of nested tensors alone
-    return _packing(offsets, "build_seq_idx()", "offsets").sequence
+    return read_side(offsets, "build_seq_idx()", "offsets").sequence
 
 
 def create_njt_wrapper(mask_mod: MaskMod, offsets: Sequence[int] | Tensor, seq_idx: Tensor) -> jagged:
@@ -151,7 +183,7 @@ def create_njt_wrapper(mask_mod: MaskMod, offsets: Sequence[int] | Tensor, seq_i
         jagged(causal, offsets=int64[3])
     """
     mask = jagged(mask_mod, offsets)
-    expected = mask._q.sequence
+    expected = mask._packing.q_sequence
     if seq_idx.shape != expected.shape or not torch.equal(seq_idx.to(expected), expected):
         raise ArgumentError(
             f"create_njt_wrapper(): seq_idx must be that of offsets, {expected.numel()} numbers, "
