@@ -5,6 +5,7 @@ functions; Saccade reads them, works out which blocks of the score matrix matter
 element, and computes attention over what remains. This module holds public names and nothing else.
 """
 
+from saccade import dense_masks as dense_masks
 from saccade import jagged as jagged
 from saccade.attention import (
     AuxOutput,
