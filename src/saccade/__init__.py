@@ -7,6 +7,7 @@ element, and computes attention over what remains. This module holds public name
 
 from saccade import dense_masks as dense_masks
 from saccade import jagged as jagged
+from saccade import nn as nn
 from saccade.attention import (
     AuxOutput,
     AuxRequest,
