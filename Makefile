@@ -55,15 +55,20 @@ types: $(READY) ## mypy, strict
 train: $(READY) ## train a small byte model on Python's own sources, into out/train_bytes
 	$(BIN)/python examples/train_bytes.py --out out/train_bytes
 
+.PHONY: examples
+examples: $(READY) ## run the short examples, each in under a minute; their pictures go to out
+	for script in examples/r[0-9]_*.py; do $(BIN)/python $$script || exit 1; done
+
 .PHONY: bench
 bench: $(READY) ## time masks, tracing, attention and its gradients on the CPU beside their peers; draw out/*.png
 	$(BIN)/saccade bench masks
 	$(BIN)/saccade bench trace
 	$(BIN)/saccade bench cpu --plot out/cpu.png
 	$(BIN)/saccade bench train --plot out/train.png
+	$(BIN)/saccade bench jagged --plot out/jagged.png
 
 .PHONY: docs
-docs: $(READY) ## build the documentation into out/site, warnings being errors
+docs: $(READY) ## run the examples and build the documentation into out/site, warnings being errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo 'open out/site/index.html'
 
@@ -73,7 +78,7 @@ package: $(READY) ## build wheel and sdist, and use each in an empty environment
 
 .PHONY: clean
 clean: ## remove caches and build outputs; the environment stays (rm -rf .venv)
-	rm -rf build dist out docs/pictures htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist out docs/pictures docs/notebooks htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests docs examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

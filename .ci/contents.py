@@ -16,13 +16,14 @@ with tarfile.open(sdist_path) as sdist:
     in_sdist = {name.partition("/")[2] for name in sdist.getnames()}
 
 source = Path("src")
-modules = {str(path.relative_to(source)) for path in (source / "saccade").rglob("*.py")} | {
-    "saccade/py.typed"
+patterns = ("*.py", "py.typed", "explorer/*.html", "explorer/*.css", "explorer/*.js")
+files = {
+    str(path.relative_to(source)) for pattern in patterns for path in (source / "saccade").rglob(pattern)
 }
 faults = [
-    *(f"the wheel lacks {name}" for name in sorted(modules - in_wheel)),
-    *(f"the wheel holds {name}, which is no module" for name in sorted(in_wheel - modules)),
-    *(f"the sdist lacks src/{name}" for name in sorted(modules) if f"src/{name}" not in in_sdist),
+    *(f"the wheel lacks {name}" for name in sorted(files - in_wheel)),
+    *(f"the wheel holds {name}, which is neither a module nor an asset" for name in sorted(in_wheel - files)),
+    *(f"the sdist lacks src/{name}" for name in sorted(files) if f"src/{name}" not in in_sdist),
     *(
         f"the sdist lacks {name}"
         for name in ("LICENSE", "README.md", "pyproject.toml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -19,8 +18,8 @@ import saccade
 from saccade.bench import demo as bench_demo
 from saccade.bench.block_masks import bench_masks
 from saccade.cli import bench as cli_bench
+from saccade.cli import bench_commands, doctor
 from saccade.cli import demo as cli_demo
-from saccade.cli import doctor
 from saccade.cli.main import app
 from saccade.cli.plain_table import plain_table
 from saccade.errors import SaccadeError
@@ -204,8 +203,9 @@ SMALL = cli_demo.demo_patterns(cli_demo.Size.SMALL)
 
 class TestBench:
     def test_masks(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        module = importlib.import_module("saccade.cli.main")  # its name in the package is the function
-        monkeypatch.setattr(module, "bench_masks", lambda **options: bench_masks(short=(256,), **options))
+        monkeypatch.setattr(
+            bench_commands, "bench_masks", lambda **options: bench_masks(short=(256,), **options)
+        )
         path = tmp_path / "masks.json"
         lines = lines_of(
             run("bench", "masks", "--no-compiled", "--long", "4096", "--rounds", "1", "--json", str(path))

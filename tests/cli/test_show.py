@@ -1,10 +1,13 @@
-"""`saccade show` as a user types it, and the sheet of `saccade demo`."""
+"""`saccade show` as a user types it, its page, and the sheet of `saccade demo`."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -109,6 +112,82 @@ class TestFiles:
         assert (tmp_path / name).read_bytes().startswith(start)
 
 
+def data_of(path: Path) -> dict[str, Any]:
+    """What a page knows."""
+    found = re.search(r'id="mask">(.*?)</script>', path.read_text(encoding="utf-8"), re.S)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+class TestPage:
+    def test_it_is_written_and_nothing_is_drawn(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "mask.html"
+        lines = lines_of("show", "causal", "--html", str(path), "--score", "alibi(n_heads=2)", "--heads", "2")
+        assert "".join(lines) == f"explained in {path}: open it in a browser"
+        data = data_of(path)
+        assert data["title"] == "causal + alibi(n_heads=2)"
+        assert (data["q_len"], data["kv_len"], data["heads"], data["tokens"]) == (1024, 1024, 2, None)
+        assert data["score"] is not None
+
+    def test_a_picture_beside_it(self, tmp_path: Path) -> None:
+        page, picture = tmp_path / "mask.html", tmp_path / "mask.svg"
+        lines_of("show", "causal", "-q", "8", "--html", str(page), "--out", str(picture))
+        assert page.exists()
+        assert picture.exists()
+
+    def test_words_set_the_lengths(self, tmp_path: Path) -> None:
+        path = tmp_path / "mask.html"
+        lines_of("show", "causal", "--html", str(path), "--text", "The  cat\nsat")
+        data = data_of(path)
+        assert data["tokens"] == data["kv_tokens"] == ["The", "cat", "sat"]
+        assert (data["q_len"], data["kv_len"]) == (3, 3)
+
+    def test_words_of_a_file(self, tmp_path: Path) -> None:
+        words = tmp_path / "words.txt"
+        words.write_text("Ein Käfer\nkriecht\n", encoding="utf-8")
+        path = tmp_path / "mask.html"
+        lines_of("show", "causal", "-q", "3", "--html", str(path), "--text", f"@{words}")
+        assert data_of(path)["tokens"] == ["Ein", "Käfer", "kriecht"]
+
+    @pytest.mark.parametrize(
+        ("text", "tokens"),
+        [
+            ("The cat\n sat\n", ["The cat", " sat"]),
+            ('["The", " cat\\n"]', ["The", " cat\n"]),
+            ("[CLS]\nThe\n[SEP]\n", ["[CLS]", "The", "[SEP]"]),
+        ],
+    )
+    def test_a_file_of_tokens(self, tmp_path: Path, text: str, tokens: list[str]) -> None:
+        listed = tmp_path / "tokens"
+        listed.write_text(text, encoding="utf-8")
+        path = tmp_path / "mask.html"
+        lines_of("show", "causal", "--html", str(path), "--tokens", str(listed))
+        assert data_of(path)["tokens"] == tokens
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                b'["The", 3]',
+                "expected a JSON list of texts, got --tokens {path}, which holds 3; put it into quotes",
+            ),
+            (b'["The", ', "got --tokens {path}, which is no JSON"),
+            (b"", "expected one token at least, got --tokens {path}, which holds none"),
+            (
+                b"\xff",
+                "expected a text in UTF-8, got --tokens {path} (invalid start byte at byte 0); convert it",
+            ),
+        ],
+    )
+    def test_a_file_that_holds_none(self, tmp_path: Path, content: bytes, message: str) -> None:
+        path = tmp_path / "tokens"
+        path.write_bytes(content)
+        result = run("show", "causal", "--html", str(tmp_path / "mask.html"), "--tokens", str(path))
+        assert result.exit_code == 2
+        assert message.format(path=path) in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,6 +212,25 @@ class TestFiles:
         (
             ["causal", "-q", "8192", "--score", "softcap(2.0)", "-o", "a.png"],
             "slice query and key, or draw the mask",
+        ),
+        (
+            ["causal", "--html", "/dev/null/mask.html"],
+            "expected a file that can be written, got path='/dev/null/mask.html'",
+        ),
+        (["causal", "--text", "a b"], "a text labels the page that --html FILE writes, got none; add it"),
+        (
+            ["causal", "--html", "m.html", "--text", "a b", "-q", "3"],
+            "has 2 tokens, got --q-len 3; leave --q-len out",
+        ),
+        (["causal", "--html", "m.html", "--text", "a b", "-k", "9"], "has 2 tokens, got --kv-len 9"),
+        (
+            ["causal", "--html", "m.html", "--text", "a b", "--tokens", "t"],
+            "expected --text or --tokens, got both",
+        ),
+        (["causal", "--html", "m.html", "--text", " "], "expected one token at least, got --text ' '"),
+        (
+            ["causal", "--html", "m.html", "--text", "@/no/such"],
+            "got --text /no/such (No such file or directory); check the path",
         ),
     ],
 )

@@ -8,7 +8,7 @@ the gradients of keys and values are those of the sampled rows alone, on both si
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import final
 
@@ -59,6 +59,8 @@ class GradientCheck:
 
     Args:
         work: What is computed.
+        oracle: Makes its output of query, key and value, in their dtype, on every row, for a workload that
+            has a plainer meaning than its mods. Default: the mods, on as many rows as can be held.
 
     Example:
         >>> from saccade.bench.contenders import engine
@@ -67,14 +69,17 @@ class GradientCheck:
         >>> GradientCheck(work)(engine(work, "eager"))
     """
 
-    def __init__(self, work: Workload) -> None:
+    def __init__(
+        self, work: Workload, oracle: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ) -> None:
         self._work = work
-        self._rows = sampled_rows(work)
+        self._rows = sampled_rows(work) if oracle is None else (range(work.size.q_len),)
         query = work.inputs[0]
         generator = torch.Generator(query.device).manual_seed(len(self._rows))
         self._upstream = torch.randn(query.shape, generator=generator, dtype=query.dtype, device=query.device)
-        self._truth = _oracle(work, self._rows, self._upstream, torch.float64)
-        plain = _oracle(work, self._rows, self._upstream, query.dtype)
+        self._truth, plain = (
+            _oracle(work, self._rows, self._upstream, dtype, oracle) for dtype in (torch.float64, query.dtype)
+        )
         rounding = [_ROUNDING] * (1 + len(work.inputs)) + [_SUM_ROUNDING] * (work.learned is not None)
         unseen = _unseen_errors(work, self._upstream, self._truth)[: len(rounding)]
         self._bounds = [_bound(*one) for one in zip(plain, self._truth, rounding, unseen, strict=True)]
@@ -156,8 +161,14 @@ def _results(contender: Contender, work: Workload, rows: tuple[range, ...], upst
     return [_taken(out.detach(), rows), *torch.autograd.grad(out, work.with_learned(inputs), sparse)]
 
 
-def _oracle(work: Workload, rows: tuple[range, ...], upstream: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Output on the rows and the gradients, computed in a dtype."""
+def _oracle(
+    work: Workload,
+    rows: tuple[range, ...],
+    upstream: Tensor,
+    dtype: torch.dtype,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
+) -> list[Tensor]:
+    """Output on the rows and the gradients, computed in a dtype, by the mods or by a plainer function."""
     query, key, value = (tensor.detach().to(dtype).requires_grad_() for tensor in work.inputs)
     wanted: tuple[Tensor, ...] = (query, key, value)
     score_mod, learned = work.score_mod, work.learned
@@ -166,7 +177,10 @@ def _oracle(work: Workload, rows: tuple[range, ...], upstream: Tensor, dtype: to
         numbers = learned.numbers.detach().to(torch.promote_types(learned.numbers.dtype, dtype))
         wanted += (numbers.requires_grad_(),)
         score_mod = learned.score_of(numbers)
-    out = _outputs(work, (query, key, value), score_mod, rows, dtype)
+    if attend is None:
+        out = _outputs(work, (query, key, value), score_mod, rows, dtype)
+    else:
+        out = attend(query, key, value)
     taken = _taken(upstream, rows).to(dtype)
     return [out.detach(), *torch.autograd.grad(out, wanted, taken)]
 

@@ -13,25 +13,15 @@ import typer
 import typer.core
 from rich.console import Console
 
-from saccade.bench.block_masks import LONG, bench_masks
-from saccade.bench.cpu.cases import Phase, Selection
-from saccade.bench.cpu.measured_run import BACKEND
-from saccade.bench.cpu.patterns import PATTERNS
 from saccade.bench.machine import package_version
 from saccade.bench.patterns import Size
-from saccade.bench.sizes import AttentionSize
-from saccade.bench.text_patterns import pattern_names
-from saccade.bench.tracing import bench_trace
-from saccade.bench.train import cases as train_cases
-from saccade.bench.train import patterns as train_patterns
-from saccade.cli.bench import print_masks, print_trace, run_comparisons, with_status
-from saccade.cli.bench_cpu import run_cpu
-from saccade.cli.bench_train import run_train
+from saccade.cli.bench_commands import bench_app
 from saccade.cli.demo import run_demo
 from saccade.cli.diff import print_difference
 from saccade.cli.doctor import print_diagnosis
 from saccade.cli.explain import explain_mask
 from saccade.cli.show import show_mask
+from saccade.cli.tokens import lengths, read_tokens
 from saccade.cli.verify import print_verification
 from saccade.errors import SaccadeError
 
@@ -66,7 +56,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Programmable attention: exact block masks and fused attention from two Python functions.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Time parts of the library beside their peers.")
 app.add_typer(bench_app, name="bench")
 
 
@@ -177,7 +166,10 @@ def show(
     mask: Annotated[
         str, typer.Argument(metavar="MASK", help="`causal & sliding_window(256)`, or FILE.py:FUNCTION.")
     ],
-    q_len: Annotated[int, typer.Option("--q-len", "-q", min=1, help="Queries.")] = 1024,
+    q_len: Annotated[
+        int | None,
+        typer.Option("--q-len", "-q", min=1, help="Queries.", show_default="1024, or the text's words"),
+    ] = None,
     kv_len: Annotated[
         int | None, typer.Option("--kv-len", "-k", min=1, help="Keys.", show_default="the queries")
     ] = None,
@@ -190,169 +182,30 @@ def show(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Draw into a .svg, or a .png or .pdf (matplotlib)."),
     ] = None,
-) -> None:
-    """Draw a mask: in the terminal, or into a file."""
-    shape = (batch, heads, q_len, q_len if kv_len is None else kv_len)
-    show_mask(mask, score, shape=shape, out=out, console=Console())
-
-
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Samples of each contender.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
-
-
-@bench_app.command("masks")
-def bench_masks_command(
-    compiled: Annotated[
-        bool,
-        typer.Option("--compiled/--no-compiled", help="Time torch's compiled form (compiles for a while)."),
-    ] = True,
-    long: Annotated[int, typer.Option("--long", min=1, help="Tokens of the masks timed alone.")] = LONG,
-    rounds: Rounds = 5,
-    json: Json = None,
-) -> None:
-    """Time create_block_mask at a million tokens, and beside torch's at 2k to 16k."""
-    console = Console()
-    report = with_status(
-        console, lambda progress: bench_masks(long=long, rounds=rounds, compiled=compiled, progress=progress)
-    )
-    print_masks(report, console)
-    if json is not None:
-        report.write_json(json)
-
-
-@bench_app.command("trace")
-def bench_trace_command(rounds: Rounds = 15, json: Json = None) -> None:
-    """Time the reading of mods, as it happens at every call."""
-    console = Console()
-    report = with_status(console, lambda progress: bench_trace(rounds=rounds, progress=progress))
-    print_trace(report, console)
-    if json is not None:
-        report.write_json(json)
-
-
-@bench_app.command("compare")
-def bench_compare_command(
-    pattern: Annotated[
-        str, typer.Option("--pattern", metavar="NAME", help=f"{', '.join(pattern_names())}, or all.")
-    ] = "causal",
-    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Batch size.")] = 16,
-    heads: Annotated[int, typer.Option("--heads", min=1, help="Heads.")] = 16,
-    seq: Annotated[int, typer.Option("--seq", "-s", min=1, help="Queries, and keys alike.")] = 8192,
-    head_dim: Annotated[int, typer.Option("--head-dim", min=1, help="Width of a head.")] = 64,
-    dtype: Annotated[
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page that explains it, pair by pair; all heads."
+        ),
+    ] = None,
+    text: Annotated[
         str | None,
-        typer.Option(
-            help="float32, float16 or bfloat16.", show_default="float32 on a CPU, float16 elsewhere"
-        ),
+        typer.Option("--text", metavar="WORDS", help="Label the page's tokens with words; @FILE reads them."),
     ] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
-    ] = True,
-    rounds: Rounds = 5,
-    json: Json = None,
-) -> None:
-    """Time a pattern in attention, beside SDPA and torch's flex_attention.
-
-    Sizes that do not fit the free memory are scaled down, and the table says so.
-    """
-    size = AttentionSize(batch, heads, seq, seq, head_dim)
-    report = run_comparisons(pattern, size, dtype=dtype, rounds=rounds, compiled=compiled, console=Console())
-    if json is not None:
-        report.write_json(json)
-
-
-Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32 or bfloat16; may be repeated.")]
-Lengths = Annotated[list[int] | None, typer.Option("--length", min=1, help="Tokens; may be repeated.")]
-HeadDims = Annotated[
-    list[int] | None, typer.Option("--head-dim", min=1, help="Width of a head; may be repeated.")
-]
-Full = Annotated[bool, typer.Option("--full", help="Every pattern at every size, not the short list.")]
-Memory = Annotated[bool, typer.Option("--memory", help="Measure the memory of a call at 131,072 tokens too.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", "--json", metavar="FILE", help="Write the results as JSON too.")
-]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds (matplotlib).")]
-Measured = Annotated[str, typer.Option("--backend", hidden=True)]
-
-
-@bench_app.command("cpu")
-def bench_cpu_command(
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option("--pattern", metavar="NAME", help=f"{', '.join(PATTERNS)}; may be repeated."),
+    tokens: Annotated[
+        Path | None,
+        typer.Option("--tokens", metavar="FILE", help="Label them from a file: a line each, or a JSON list."),
     ] = None,
-    dtype: Dtypes = None,
-    length: Lengths = None,
-    head_dim: HeadDims = None,
-    only: Annotated[Phase | None, typer.Option("--only", help="The one phase to time.")] = None,
-    full: Full = False,
-    memory: Memory = False,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
-    ] = True,
-    rounds: Rounds = 7,
-    out: Out = None,
-    plot: Plot = None,
-    backend: Measured = BACKEND,
 ) -> None:
-    """Time the CPU engine beside its peers, and beside the processor's own limits.
-
-    Without options, a short list of cases in some minutes; an option that names values times these alone.
-    """
-    selection = Selection(
-        tuple(pattern or ()), tuple(dtype or ()), tuple(length or ()), tuple(head_dim or ()), only, full
-    )
-    run_cpu(
-        selection,
-        backend=backend,
-        compiled=compiled,
-        memory=memory,
-        rounds=rounds,
+    """Draw a mask: in the terminal, into a file, or as a page to explore in a browser."""
+    labels = read_tokens(text, tokens)
+    show_mask(
+        mask,
+        score,
+        shape=(batch, heads, *lengths(q_len, kv_len, labels)),
         out=out,
-        plot=plot,
-        console=Console(),
-    )
-
-
-@bench_app.command("train")
-def bench_train_command(
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pattern", metavar="NAME", help=f"{', '.join(train_patterns.PATTERNS)}; may be repeated."
-        ),
-    ] = None,
-    dtype: Dtypes = None,
-    length: Lengths = None,
-    head_dim: HeadDims = None,
-    only: Annotated[
-        train_cases.Phase | None,
-        typer.Option("--only", help="The one phase to time; a step is forward and backward."),
-    ] = None,
-    full: Full = False,
-    memory: Memory = False,
-    rounds: Rounds = 7,
-    out: Out = None,
-    plot: Plot = None,
-    backend: Measured = BACKEND,
-) -> None:
-    """Time the CPU engine's gradients beside SDPA's, and beside the processor's own limits.
-
-    Without options, a short list of cases, which takes many minutes; an option that names values times
-    these alone.
-    """
-    selection = train_cases.Selection(
-        tuple(pattern or ()), tuple(dtype or ()), tuple(length or ()), tuple(head_dim or ()), only, full
-    )
-    run_train(
-        selection,
-        backend=backend,
-        memory=memory,
-        rounds=rounds,
-        out=out,
-        plot=plot,
+        html=html,
+        tokens=labels,
         console=Console(),
     )
 

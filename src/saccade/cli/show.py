@@ -1,7 +1,8 @@
-"""`saccade show`: a mask, and perhaps a score, as a picture in the terminal or in a file."""
+"""`saccade show`: a mask, and perhaps a score, drawn in the terminal or a file, or as a page to explore."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from saccade.block_mask.shares import cell_edges, values_at, visible_shares
 from saccade.cli import quantities
 from saccade.cli.mod_argument import read_kind
 from saccade.errors import ArgumentError
+from saccade.explorer import write_mask_html
 from saccade.ir.program import Program
 from saccade.ir.structure import ModKind
 from saccade.signatures import ScoreMod
@@ -43,34 +45,47 @@ def show_mask(
     *,
     shape: tuple[int, int, int, int],
     out: Path | None,
+    html: Path | None = None,
+    tokens: Sequence[str] | None = None,
     console: Console,
 ) -> None:
-    """Draw a mask in the terminal, or into a file.
+    """Draw a mask in the terminal, or into a file; or write a page that explains it.
 
     Args:
         mask: MASK of the command line.
         score: SCORE of the command line; the picture then shows what it makes of a score of 1. None: it shows
             the share of visible pairs.
         shape: B, H, Q and K; batch 0 and head 0 are drawn.
-        out: A file ending in .png or .pdf (which need matplotlib) or .svg; None draws in the terminal.
+        out: A file ending in .png or .pdf (which need matplotlib) or .svg; None draws in the terminal,
+            unless there is a page.
+        html: A page to write; None for none.
+        tokens: A text for each query and each key of the page; None for positions.
         console: Where to print.
 
     Raises:
-        ArgumentError: A text is no expression or names no function, one kind of mod is given as the other, or
-            the file has another ending or cannot be written.
+        ArgumentError: A text is no expression or names no function, one kind of mod is given as the other,
+            a file has another ending or cannot be written, or there are tokens and no page.
         MissingPackageError: The file needs matplotlib, which is not installed.
         SaccadeError: The mod cannot be read, or not with this shape.
     """
     if out is not None and out.suffix.lower() not in _ENDINGS:
         raise ArgumentError(f"expected a file ending in {', '.join(_ENDINGS)}, got --out {out}; rename it")
+    if tokens is not None and html is None:
+        raise ArgumentError(
+            "a text labels the page that --html FILE writes, got none; add it, or leave the text out"
+        )
     mask_mod, _ = read_kind(mask, ModKind.MASK)
     score_mod, program = (None, None) if score is None else read_kind(score, ModKind.SCORE)
     batch, heads, q_len, kv_len = shape
     blocks = create_block_mask(mask_mod, batch, heads, q_len, kv_len, device="cpu")
     title = mask if score is None else f"{mask} + {score}"
     shown = _Shown(title, blocks, score_mod, program)
+    if html is not None:
+        written = write_mask_html(html, blocks, score_mod=score_mod, tokens=tokens, title=title)
+        console.print(f"explained in {written}: open it in a browser", markup=False, highlight=False)
     if out is None:
-        _print(shown, console)
+        if html is None:
+            _print(shown, console)
     elif out.suffix.lower() == ".svg" and program is None:
         _write_svg(shown, out)
         console.print(f"drawn in {out}", markup=False, highlight=False)

@@ -1,6 +1,6 @@
 """The tables of a measured run, its bar while it runs, and the files it leaves.
 
-Owns the look that `saccade bench cpu` and `saccade bench train` share; what differs is a `Layout`. A peer's
+Owns the look that `saccade bench cpu`, `train` and `jagged` share; what differs is a `Layout`. A peer's
 cell is how many times as long as ours it takes; where ours did not run, its time.
 """
 
@@ -43,17 +43,17 @@ class Layout:
 
     Attributes:
         peers: The groups that are tables of speeds, each with its peers in the order of their columns.
-        overheads: The heading of what is measured on top of causal attention.
-        memory: What the memory of a call is held against, a heading.
         note: How to read the numbers, after what is said of every run.
         picture: The heading of the picture.
+        overheads: The heading of what is measured on top of causal attention, where that is.
+        memory: What the memory of a call is held against, a heading, where that is measured.
     """
 
     peers: Mapping[str, tuple[str, ...]]
-    overheads: str
-    memory: str
     note: str
     picture: str
+    overheads: str = ""
+    memory: str = ""
 
 
 def run_under_bar(
@@ -224,7 +224,7 @@ def _refusals(run: MeasuredRun) -> list[str]:
             cases.setdefault((contender, reason), []).append(one.name)
     return [
         f"{contender}: not run in {names[0] if len(names) == 1 else quantities.counted(len(names), 'case')}: "
-        f"{reason}."
+        f"{reason.rstrip('.')}."
         for (contender, reason), names in cases.items()
     ]
 

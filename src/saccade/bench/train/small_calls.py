@@ -18,7 +18,13 @@ from saccade.bench.sizes import AttentionSize
 from saccade.bench.train.cases import Phase, TrainCase
 from saccade.bench.train.patterns import train_pattern
 from saccade.bench.train.peers import OURS, SDPA, engine_with_gradients
-from saccade.bench.train.timed_case import checked_participants, gradient_call, make_workload
+from saccade.bench.train.timed_case import (
+    FORWARD_PASS,
+    PASSES,
+    checked_participants,
+    gradient_call,
+    make_workload,
+)
 
 __all__ = ["time_dropout", "time_tiny_steps"]
 
@@ -61,21 +67,17 @@ def time_dropout(
             continue
         GradientCheck(work)(replace(ours, name=f"{OURS}, {name}"))
         running[name] = (ours, work)
-    makers: dict[str, Callable[[Contender, Workload], Callable[[], object]]] = {
-        "forward": _forward,
-        **{phase.heading: partial(gradient_call, phase) for phase in Phase},
-    }
     return [
         time_beside_base(
-            f"overhead of dropout, {phase} {dtype} S={length} D={head_dim}",
+            f"overhead of dropout, {timed.heading} {dtype} S={length} D={head_dim}",
             size.as_dict(),
-            {"dtype": dtype, "phase": phase},
-            {name: make(*given) for name, given in running.items()},
+            {"dtype": dtype, "phase": timed.heading},
+            {name: timed.call(*given) for name, given in running.items()},
             {name: work.visible_pairs for name, (_, work) in running.items()},
             refusals,
             rounds=rounds,
         )
-        for phase, make in makers.items()
+        for timed in (FORWARD_PASS, *PASSES.values())
     ]
 
 
@@ -114,12 +116,6 @@ def time_tiny_steps(*, backend: str, rounds: int) -> list[Outcome]:
         )
         for phase, make in makers.items()
     ]
-
-
-def _forward(contender: Contender, work: Workload) -> Callable[[], object]:
-    """The forward pass of inputs without gradients."""
-    assert contender.attend is not None, "contenders that cannot run are not timed"
-    return partial(contender.attend, *work.inputs)
 
 
 def _recording(contender: Contender, work: Workload) -> Callable[[], object]:

@@ -6,25 +6,37 @@ graph anew. Gradients are returned, never added up in the leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor
 
 from saccade.bench.agreement import GradientCheck
+from saccade.bench.compare import FORWARD
 from saccade.bench.contenders import Contender, Workload, make_block_mask, tried
 from saccade.bench.cpu.cases import DTYPES
 from saccade.bench.cpu.inputs import normal_inputs
 from saccade.bench.cpu.outcome import Limit, Outcome
 from saccade.bench.cpu.pauses import time_apart
 from saccade.bench.sizes import AttentionSize
+from saccade.bench.timing import Timing
 from saccade.bench.train.cases import Phase, TrainCase
 from saccade.bench.train.patterns import TrainPattern, train_pattern
 from saccade.bench.train.peers import OURS, participants
 
-__all__ = ["checked_participants", "gradient_call", "make_workload", "time_case"]
+__all__ = [
+    "FORWARD_PASS",
+    "PASSES",
+    "Pass",
+    "checked_participants",
+    "gradient_call",
+    "make_workload",
+    "time_case",
+    "time_pass",
+]
 
 _LARGE = 2**28  # scores
 
@@ -53,27 +65,43 @@ def time_case(case: TrainCase, *, backend: str, phases: Iterable[Phase], rounds:
     pattern = train_pattern(case.pattern, case.length, case.size.heads)
     work = make_workload(pattern, case.size, DTYPES[case.dtype])
     entered = checked_participants(pattern, work, backend=backend)
-    outcomes = []
-    for phase in phases:
-        timings = time_apart(
-            {one.name: gradient_call(phase, one, work) for one in entered if one.attend is not None},
-            rounds=rounds,
-            is_large=case.size.scores > _LARGE,
-            product=DTYPES[case.dtype] if case.after_matmul else None,
-        )
-        outcomes.append(
-            Outcome(
-                f"{phase.heading} {case}",
-                phase.heading,
-                case.size.as_dict(),
-                {"phase": phase.value, **case.labels},
-                timings,
-                {one.name: one.refusal for one in entered if one.refusal},
-                Limit.MULTIPLY_ADD,
-                float(phase.flops * work.visible_pairs * work.size.head_dim),
-            )
-        )
-    return outcomes
+    pause = partial(
+        time_apart,
+        rounds=rounds,
+        is_large=case.size.scores > _LARGE,
+        product=DTYPES[case.dtype] if case.after_matmul else None,
+    )
+    return [time_pass(PASSES[phase], str(case), case.labels, work, entered, pause) for phase in phases]
+
+
+def time_pass(
+    timed: Pass,
+    case: str,
+    labels: Mapping[str, str],
+    work: Workload,
+    entered: Sequence[Contender],
+    time_calls: Callable[[Mapping[str, Callable[[], object]]], Mapping[str, Timing]],
+) -> Outcome:
+    """Time one pass of contenders that were checked.
+
+    Args:
+        timed: Which pass.
+        case: The name of the case.
+        labels: What sorts it beside its size and the pass.
+        work: What is computed.
+        entered: Who takes part; those that do not run say why.
+        time_calls: From name and call to the times.
+    """
+    return Outcome(
+        f"{timed.heading} {case}",
+        timed.heading,
+        work.size.as_dict(),
+        {"phase": timed.name, **labels},
+        time_calls({one.name: timed.call(one, work) for one in entered if one.attend is not None}),
+        {one.name: one.refusal for one in entered if one.refusal},
+        Limit.MULTIPLY_ADD,
+        float(timed.flops * work.visible_pairs * work.size.head_dim),
+    )
 
 
 def make_workload(pattern: TrainPattern, size: AttentionSize, dtype: torch.dtype) -> Workload:
@@ -138,3 +166,41 @@ def gradient_call(phase: Phase, contender: Contender, work: Workload) -> Callabl
         return torch.autograd.grad(attend(*inputs), wanted, upstream)
 
     return step
+
+
+def forward_call(contender: Contender, work: Workload) -> Callable[[], object]:
+    """Return the forward pass of inputs without gradients.
+
+    Args:
+        contender: Whose; one that runs.
+        work: What is computed.
+    """
+    assert contender.attend is not None, "contenders that cannot run are not timed"
+    return partial(contender.attend, *work.inputs)
+
+
+@final
+@dataclass(frozen=True)
+class Pass:
+    """What is timed of a case.
+
+    Attributes:
+        name: What reports call it.
+        heading: What tables call it.
+        flops: Operations a visible pair and head dimension.
+        call: Makes the call of a contender.
+    """
+
+    name: str
+    heading: str
+    flops: int
+    call: Callable[[Contender, Workload], Callable[[], object]]
+
+
+FORWARD_PASS = Pass("forward", "forward", FORWARD, forward_call)
+"""The forward pass of inputs without gradients."""
+
+PASSES: Mapping[Phase, Pass] = {
+    phase: Pass(phase.value, phase.heading, phase.flops, partial(gradient_call, phase)) for phase in Phase
+}
+"""The passes with gradients."""
