@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.image import imread
 
 import saccade
@@ -269,3 +270,9 @@ class TestMatplotlib:
             f"{MissingPackageError.__name__} saccade.viz needs matplotlib, which cannot be"
         )
         assert "pip install 'saccade[viz]'" in text
+
+
+def test_a_notebook_shows_the_figure_without_a_magic_command() -> None:
+    query, key = torch.randn(2, 1, 1, 4, 8)
+    shown, _ = DisplayFormatter().format(plot_attention_scores(query, key))
+    assert shown["image/png"].startswith(b"\x89PNG")

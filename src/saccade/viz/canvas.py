@@ -6,7 +6,9 @@ and a paper colour that neither of them holds for what is hidden.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import final
 
 import numpy as np
 
@@ -58,9 +60,19 @@ KINDS: Colormap = ListedColormap(KIND_COLOURS, name="kinds")
 """Empty, partial and full, for 0, 1 and 2."""
 
 
+@final
+class _NotebookFigure(Figure):
+    """A figure that notebooks show by themselves: matplotlib's own ask for `%matplotlib inline` first."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", bbox_inches="tight")
+        return picture.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches, drawn by Agg whatever backend is set."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = _NotebookFigure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
