@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,13 @@ class TestPadding:
     def test_fill_is_what_padding_holds(self) -> None:
         made = Packed(torch.tensor([7, 8, 9]), torch.tensor([0, 1, 3]))
         assert unpack(made, 3, fill=-1).tolist() == [[7, -1, -1], [8, 9, -1]]
+        marks = made.with_values(torch.tensor([0.5, 1.5, 2.5], dtype=torch.bfloat16))
+        assert unpack(marks, 2, fill=-math.inf).tolist() == [[0.5, -math.inf], [1.5, 2.5]]
+        assert unpack(marks, 2, fill=math.nan)[0, 1].isnan()
+        assert unpack(made.with_values(torch.zeros(3, dtype=torch.bool)), fill=True).tolist()[0] == [
+            False,
+            True,
+        ]
 
 
 class TestPacked:
@@ -115,6 +123,13 @@ class TestPacked:
         assert other.values.shape == (6, 5)
         with pytest.raises(ArgumentError, match="must end with the values, at 7, got 6"):
             made.with_values(torch.randn(7))
+
+    def test_the_longest_is_asked_of_cu_seqlens_as_they_are(self) -> None:
+        made = Packed(torch.randn(7), torch.tensor([0, 3, 7]))
+        assert made.max_seqlen == 4
+        made.cu_seqlens[1] = 6
+        assert made.max_seqlen == 6
+        assert unpack(made).shape == (2, 6)
 
     def test_prints_shortly(self) -> None:
         assert repr(packed(3)) == "Packed(values=float32[6, 3], cu_seqlens=[0, 2, 2, 5, 6], max_seqlen=3)"
@@ -198,10 +213,10 @@ class TestMods:
         mod = lambda b, h, q_idx, kv_idx: q_idx - kv_idx < widths[h]  # noqa: E731
         nested = to_nested(packed(2, 8))
         assert create_nested_block_mask(mod, nested.transpose(1, 2)).shape == (1, 2, 6, 6)
+        assert create_nested_block_mask(mod, nested) == create_nested_block_mask(mod, nested.transpose(1, 2))
         assert create_nested_block_mask(mod, nested, heads=2).shape == (1, 2, 6, 6)
         assert block_mask_of(mod, OFFSETS, heads=2).shape == (1, 2, 6, 6)
-        with pytest.raises(saccade.MaskAxisError, match="reads 'h'"):
-            create_nested_block_mask(mod, nested)
+        assert create_nested_block_mask(mod, to_nested(packed(8)), heads=2).shape == (1, 2, 6, 6)
 
     def test_packed_values_attend_with_mask_and_score_like_nested_ones(self) -> None:
         slope = torch.randn(4, requires_grad=True)
@@ -284,6 +299,41 @@ FAULTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"as many True .*\[2, 0, 3, 1\], got \[1, 3, 0, 2\]",
     ),
     "keep is no tensor": (lambda: unpack(packed(), keep=3), ArgumentTypeError, "keep must be a torch tensor"),
+    "another side beside keep": (
+        lambda: pack(ROWS, keep=ROWS > 0, padding_side="middle"),
+        ArgumentError,
+        r"pack\(\): padding_side must be 'right' or 'left', got 'middle'",
+    ),
+    "another side of unpacking": (
+        lambda: unpack(packed(), keep=KEPT, padding_side="up"),
+        ArgumentError,
+        r"unpack\(\): padding_side must be 'right' or 'left', got 'up'",
+    ),
+    "half a token": (
+        lambda: unpack(packed(), 3.5),
+        ArgumentTypeError,
+        r"unpack\(\): length must be an integer, got float 3.5",
+    ),
+    "padding of another kind": (
+        lambda: unpack(packed(), fill="0"),
+        ArgumentTypeError,
+        r"unpack\(\): fill must be a number, got str '0'",
+    ),
+    **{
+        f"padding that {dtype} has not, {fill}": (
+            lambda dtype=dtype, fill=fill: unpack(Packed(torch.ones(6, dtype=dtype), OFFSETS), fill=fill),
+            ArgumentError,
+            rf"unpack\(\): fill must be a number that values of {dtype} can be, got fill={fill}",
+        )
+        for dtype, fill in (
+            (torch.int64, 0.5),
+            (torch.int64, math.nan),
+            (torch.uint8, -1),
+            (torch.bool, 2),
+            (torch.float16, 1e6),
+            (torch.float32, 1j),
+        )
+    },
     "too short": (lambda: unpack(packed(), 2), ArgumentError, "longest sequence, of 3 tokens, got length=2"),
     "unpack of a tensor": (
         lambda: unpack(ROWS),
@@ -350,6 +400,28 @@ FAULTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: create_nested_block_mask(prefix_lm, to_nested(packed())),
         ModError,
         r"create_nested_block_mask\(\): prefix_lm is a factory",
+    ),
+    "a mask of the form of a score": (
+        lambda: block_mask_of(lambda score, b, h, q_idx, kv_idx: score, OFFSETS),
+        ModError,
+        r"a mask mod is a function of .*got function <function <lambda>.*pass it as score_mod=",
+    ),
+    "a nested mask of the form of a score": (
+        lambda: create_nested_block_mask(
+            lambda score, b, h, q_idx, kv_idx: score, to_nested(packed()), heads=2
+        ),
+        ModError,
+        r"a mask mod is a function of .*got function <function <lambda>.*pass it as score_mod=",
+    ),
+    "a score of the form of a mask": (
+        lambda: score_mod_of(causal, OFFSETS),
+        ModError,
+        "a score mod is a function of .*got _Causal causal.*pass it as mask_mod=",
+    ),
+    "no number of heads": (
+        lambda: create_nested_block_mask(lambda b, h, q_idx, kv_idx: q_idx < h, to_nested(packed(8))),
+        saccade.MaskAxisError,
+        r"create_nested_block_mask\(\): the mask reads 'h', and q_nested of shape \[4, j\d+, 8\] does not",
     ),
     "a score of no function": (lambda: score_mod_of(3, OFFSETS), ModError, r"score_mod_of\(\) expects mods"),
     "other numbers of sequences": (

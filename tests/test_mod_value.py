@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from saccade import causal, create_block_mask, dense, trace
 from saccade.errors import ArgumentError, ArgumentTypeError, ModError
-from saccade.mod_value import is_integral, read_table, require_at_least, require_mod
+from saccade.mod_value import (
+    as_stored,
+    is_integral,
+    read_table,
+    require_at_least,
+    require_mod,
+    require_tensor,
+)
+from saccade.scores import bias
 
 
 def test_anything_that_can_be_called_may_be_a_mod():
@@ -26,6 +35,41 @@ def test_anything_that_can_be_called_may_be_a_mod():
 def test_what_is_no_mod_is_refused(mod, message):
     with pytest.raises(ModError, match=message):
         require_mod(mod, "here()")
+
+
+def test_a_block_mask_in_place_of_a_mod_is_told_where_it_goes():
+    ours = create_block_mask(causal, None, None, 9, 9, device="cpu")
+    for given in (ours, ours.to_torch()):
+        with pytest.raises(
+            ModError, match=r"here\(\) expects mods.*got a BlockMask: pass it as block_mask=, or"
+        ):
+            require_mod(given, "here()")
+
+
+def test_a_function_in_place_of_a_tensor_is_told_where_it_goes():
+    for given in (causal, lambda b, h, q_idx, kv_idx: q_idx >= kv_idx):
+        with pytest.raises(
+            ArgumentTypeError, match=r"here must be a torch tensor, got .*; a function.* mask_mod="
+        ):
+            require_tensor(given, "here")
+    with pytest.raises(
+        ArgumentTypeError, match=r"here must be a torch tensor, got list; make one of it with"
+    ):
+        require_tensor([1], "here")
+
+
+def test_an_expanded_table_is_seen_as_it_is_stored():
+    table = torch.randn(3, 1, 5)
+    expanded = table.expand(2, 3, 4, 5)
+    stored = as_stored(expanded)
+    assert stored.shape == (1, 3, 1, 5)
+    assert stored.data_ptr() == table.data_ptr()
+    assert as_stored(table) is table
+    for mod in (dense(expanded), dense((table > 0).expand(2, 3, 4, 5)), bias(expanded)):
+        assert [capture.numel() for capture in trace(mod).captures] == [15]
+    learned = torch.randn(5, requires_grad=True).expand(4, 5)
+    assert as_stored(learned) is learned
+    assert [capture.shape for capture in trace(bias(learned)).captures] == [(4, 5)]
 
 
 def test_integers_are_checked():

@@ -1,9 +1,9 @@
 """What every mod of the library is: a small frozen value that can be called.
 
 Owns what masks and scores share: how such a value prints, compares and hashes, the test that something given
-as a mod is one, the reading of a table whose axes broadcast, and
-which entries of an additive mask hide. It knows no mask and no score. Invariant:
-equal values have equal hashes, whatever tensors they hold and however those change.
+as a mod is one, the reading of a table whose axes broadcast or were expanded, and which entries of an
+additive mask hide. It knows no mask and no score. Invariant: equal values have equal hashes, whatever
+tensors they hold and however those change.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModValue",
+    "as_stored",
     "hides",
     "is_integral",
     "read_table",
@@ -103,6 +104,11 @@ def require_mod(mod: object, receiver: str) -> None:
             f"{receiver} expects mods, functions of index values; got the tensor {_shown(mod)}; "
             "a bool table is the mask dense(table), an additive one the score bias(table)"
         )
+    if type(mod).__name__ == "BlockMask":  # torch's or Saccade's, neither of which is known here
+        raise ModError(
+            f"{receiver} expects mods, functions of index values; got a BlockMask: pass it as block_mask=, "
+            "or the function that it was made of, its mask_mod"
+        )
     if not callable(mod):
         raise ModError(
             f"{receiver} expects mods, functions of index values such as "
@@ -121,10 +127,14 @@ def require_at_least(minimum: int | None, value: object, what: str) -> None:
 
 def require_tensor(value: object, what: str) -> None:
     """Check that a parameter is a tensor; `what` names it: "bias(): table"."""
-    if not isinstance(value, torch.Tensor):
-        raise ArgumentTypeError(
-            f"{what} must be a torch tensor, got {type(value).__name__}; make one of it with tensor(...)"
+    if isinstance(value, torch.Tensor):
+        return
+    remedy = "make one of it with tensor(...)"
+    if callable(value):
+        remedy = (
+            "a function of indices is a mod: pass it as mask_mod= or score_mod=, which flex_attention takes"
         )
+    raise ArgumentTypeError(f"{what} must be a torch tensor, got {type(value).__name__}; {remedy}")
 
 
 def is_integral(tensor: Tensor) -> bool:
@@ -132,8 +142,28 @@ def is_integral(tensor: Tensor) -> bool:
     return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool)
 
 
+def as_stored(table: Tensor) -> Tensor:
+    """Return a view of a table in which an axis that was expanded has size 1: the one entry that it holds.
+
+    So what is made of the table is no larger than its memory. One that requires a gradient stays as it is:
+    whoever asks for the gradient of an expanded tensor wants one for each entry.
+
+    Example:
+        >>> as_stored(torch.zeros(1, 5).expand(3, 2, 4, 5)).shape
+        torch.Size([1, 1, 1, 5])
+    """
+    if table.requires_grad or 0 not in table.stride():
+        return table
+    for axis, (size, stride) in enumerate(zip(table.shape, table.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            table = table.narrow(axis, 0, 1)
+    return table
+
+
 def read_table(table: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
     """Read the pair's entry of a table `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`; axes of size 1 broadcast.
+
+    An expanded table is read as it is stored.
 
     Example:
         >>> q_idx, kv_idx = torch.arange(2)[:, None], torch.arange(3)
@@ -141,6 +171,7 @@ def read_table(table: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tenso
         tensor([1, 2, 3])
     """
     # An axis of size 1 is left out rather than indexed with 0: under vmap, torch indexes with tensors only.
+    table = as_stored(table)
     indices = (b, h, q_idx, kv_idx)[4 - table.dim() :]
     read = tuple(index for size, index in zip(table.shape, indices, strict=True) if size != 1)
     if len(read) < table.dim():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise, product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,11 +24,13 @@ import low_precision
 import oracle
 import saccade
 from saccade import AuxRequest, BlockMask, create_block_mask, explain, flex_attention
+from saccade.attention import nested as nested_calls
 from saccade.attention import sequences
 from saccade.attention.nested import packed_call, ragged_of
 from saccade.attention.request import Arguments
 from saccade.attention.sequences import Ragged, sequences_of
-from saccade.errors import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedError
+from saccade.backends.cpu import work
+from saccade.errors import ArgumentError, ArgumentTypeError, ShapeError, StaleMaskError, UnsupportedError
 from saccade.masks import causal, document, jagged, noop_mask, padding, prefix_lm, sliding_window
 from saccade.scores import softcap
 
@@ -107,6 +111,17 @@ def exactly(*tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     return found.out, found.lse
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For small products, where torch's threads wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def assert_like_the_oracle(
     leaves: Sequence[Tensor],
     lengths: Sequence[int],
@@ -116,38 +131,41 @@ def assert_like_the_oracle(
     mask: Any = None,
     score: Any = None,
     enable_gqa: bool = False,
-    backend: str = "cpu",
-    block_mask: BlockMask | None = None,
+    backends: Sequence[str] = ("cpu",),
+    block_masks: Sequence[BlockMask | None] = (None,),
     **options: Any,
 ) -> None:
-    """Output, lse and every gradient are as good as those of an independent computation of that precision."""
-    dtype = leaves[0].dtype
-    results = flex_attention(
-        *nested(leaves, lengths, kv_lengths),
-        score,
-        mask_mod=None if block_mask is not None else mask,
-        block_mask=block_mask,
-        return_lse=True,
-        enable_gqa=enable_gqa,
-        backend=backend,
-        **options,
-    )
-    mine = [one.values() for one in results]
+    """Output, lse and every gradient are as good as those of an independent computation of that precision.
+
+    Every backend is asked, under each of some block masks that say what `mask` says.
+    """
+    dtype, wanted = leaves[0].dtype, [*leaves, *learned]
     asked = {"mask": mask, "score": score, **options}
-    theirs = one_by_one(low_precision.attention, leaves, lengths, kv_lengths, **asked)
     doubles = [one.detach().double().requires_grad_() for one in leaves]
-    exact = one_by_one(exactly, doubles, lengths, kv_lengths, **asked)
-    low_precision.assert_as_good(
-        [seen(one) for one in mine],
-        [seen(one).to(each.dtype) for one, each in zip(theirs, mine, strict=True)],
-        [seen(one) for one in exact],
-    )
-    wanted = [*leaves, *learned]
-    low_precision.assert_as_good(
-        low_precision.gradients(mine, wanted, dtype),
-        low_precision.gradients(theirs, wanted, dtype),
-        low_precision.gradients(exact, [*doubles, *learned], dtype),
-    )
+    with one_thread():
+        theirs = one_by_one(low_precision.attention, leaves, lengths, kv_lengths, **asked)
+        exact = one_by_one(exactly, doubles, lengths, kv_lengths, **asked)
+        their_gradients = low_precision.gradients(theirs, wanted, dtype)
+        exact_gradients = low_precision.gradients(exact, [*doubles, *learned], dtype)
+    for backend, block_mask in product(backends, block_masks):
+        results = flex_attention(
+            *nested(leaves, lengths, kv_lengths),
+            score,
+            mask_mod=None if block_mask is not None else mask,
+            block_mask=block_mask,
+            return_lse=True,
+            enable_gqa=enable_gqa,
+            backend=backend,
+            **options,
+        )
+        mine = [one.values() for one in results]
+        low_precision.assert_as_good(
+            [seen(one) for one in mine],
+            [seen(one).to(each.dtype) for one, each in zip(theirs, mine, strict=True)],
+            [seen(one) for one in exact],
+        )
+        found = low_precision.gradients(mine, wanted, dtype)
+        low_precision.assert_as_good(found, their_gradients, exact_gradients)
 
 
 def seen(result: Tensor) -> Tensor:
@@ -161,20 +179,17 @@ def near(score, b, h, q_idx, kv_idx):
 
 class TestResults:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-    @pytest.mark.parametrize("backend", ENGINES)
     @pytest.mark.parametrize("mask", [None, causal, sliding_window(9)], ids=repr)
-    def test_are_those_of_each_sequence_alone(self, mask: Any, backend: str, dtype: torch.dtype) -> None:
+    def test_are_those_of_each_sequence_alone(self, mask: Any, dtype: torch.dtype) -> None:
         leaves = leaves_of(LENGTHS, dtype=dtype)
-        assert_like_the_oracle(leaves, LENGTHS, mask=mask, backend=backend)
+        assert_like_the_oracle(leaves, LENGTHS, mask=mask, backends=ENGINES)
 
-    @pytest.mark.parametrize("backend", ENGINES)
-    def test_cross_attention_with_other_lengths(self, backend: str) -> None:
+    def test_cross_attention_with_other_lengths(self) -> None:
         kv_lengths = (0, 5, 140, 2, 33)
         leaves = leaves_of(LENGTHS, kv_lengths)
-        assert_like_the_oracle(leaves, LENGTHS, kv_lengths, mask=causal, score=near, backend=backend)
+        assert_like_the_oracle(leaves, LENGTHS, kv_lengths, mask=causal, score=near, backends=ENGINES)
 
-    @pytest.mark.parametrize("backend", ENGINES)
-    def test_mods_read_tensors_with_one_entry_a_sequence(self, backend: str) -> None:
+    def test_mods_read_tensors_with_one_entry_a_sequence(self) -> None:
         prefix = torch.tensor([1, 0, 60, 1, 5])
         slope = torch.randn(len(LENGTHS), HEADS, requires_grad=True)
         position = torch.randn(max(LENGTHS), requires_grad=True)
@@ -188,11 +203,10 @@ class TestResults:
             mask=prefix_lm(prefix),
             score=learned,
             learned=[slope, position],
-            backend=backend,
+            backends=ENGINES,
         )
 
-    @pytest.mark.parametrize("backend", ENGINES)
-    def test_options_mean_what_they_mean_for_dense_tensors(self, backend: str) -> None:
+    def test_options_mean_what_they_mean_for_dense_tensors(self) -> None:
         sinks = torch.randn(HEADS, requires_grad=True)
         leaves = leaves_of(LENGTHS, kv_heads=2)
         assert_like_the_oracle(
@@ -203,7 +217,7 @@ class TestResults:
             sinks=sinks,
             scale=0.7,
             enable_gqa=True,
-            backend=backend,
+            backends=ENGINES,
         )
 
     def test_a_mask_that_differs_by_head(self) -> None:
@@ -303,6 +317,19 @@ class TestTheForm:
         # In memory [total, H, D], so that heads join without a copy.
         assert out.transpose(1, 2).values().is_contiguous()
 
+    def test_values_of_one_tensor_are_asked_for_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Tensor] = []
+        values = nested_calls._values
+        monkeypatch.setattr(nested_calls, "_values", lambda one: (asked.append(one), values(one))[1])
+        query, key = (nest(torch.randn(9, 2, DIM), offsets_of((4, 5))) for _ in range(2))
+        packed = packed_call(Arguments(query, query, query)).packed
+        assert packed.query is packed.key is packed.value
+        assert len(asked) == 1
+        packed = packed_call(Arguments(query, key, key)).packed
+        assert packed.query is not packed.key
+        assert packed.key is packed.value
+        assert len(asked) == 3
+
     def test_lse_and_max_scores_are_nested_too(self) -> None:
         query, key, value = nested(leaves_of(LENGTHS), LENGTHS)
         _, aux = flex_attention(query, key, value, return_aux=AuxRequest(lse=True, max_scores=True))
@@ -368,6 +395,43 @@ class TestHoles:
         spread[:, places] = weights
         return spread
 
+    @pytest.mark.parametrize("queries", ["holes", "rest", "full"])
+    @pytest.mark.parametrize("keys", ["holes", "rest", "full"])
+    def test_on_either_side_of_cross_attention(self, queries: str, keys: str) -> None:
+        lengths = {"holes": self.HELD, "rest": (2, 1, 0, 4), "full": (3, 2, 2, 1)}
+        made = {
+            "holes": self.narrowed(torch.randn(4, 6, 2, DIM)),
+            "rest": nest(torch.randn(9, 2, DIM), offsets_of(lengths["rest"])),
+            "full": nest(torch.randn(8, 2, DIM), offsets_of(lengths["full"])),
+        }
+        rows = {
+            name: torch.cat(
+                [
+                    one.values()[:, start : start + held]
+                    for start, held in zip(one.offsets().tolist(), lengths[name], strict=False)
+                ],
+                dim=1,
+            ).transpose(0, 1)
+            for name, one in made.items()
+        }
+        out = flex_attention(made[queries], *[made[keys]] * 2, mask_mod=causal)
+        expected, _ = one_by_one(
+            exactly, [rows[queries], *[rows[keys]] * 2], lengths[queries], lengths[keys], mask=causal
+        )
+        bounds = zip(out.offsets().tolist(), lengths[queries], strict=False)
+        found = torch.cat([out.values()[:, start : start + held] for start, held in bounds], dim=1)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+    def test_more_values_of_keys_than_of_queries_behind_the_same_offsets(self) -> None:
+        offsets = offsets_of((4, 5))
+        values, more = torch.randn(9, 2, DIM), torch.randn(12, 2, DIM)
+        for rows, columns in ((values, more), (more, values)):
+            query, key = nest(rows, offsets), nest(columns, offsets)
+            out = flex_attention(query, key, key, mask_mod=causal).values()
+            expected, _ = one_by_one(exactly, [rows[:9], *[columns[:9]] * 2], (4, 5), mask=causal)
+            torch.testing.assert_close(out[:, :9].double(), expected, rtol=1e-5, atol=1e-5)
+            assert not out[:, 9:].any()
+
     def test_values_beyond_the_last_offset_see_nothing(self) -> None:
         values = torch.randn(12, 2, DIM)
         query = nest(values, torch.tensor([0, 4, 9]))
@@ -379,18 +443,16 @@ class TestHoles:
 
 
 class TestBlockMasks:
-    @pytest.mark.parametrize("backend", ENGINES)
-    def test_that_keep_sequences_apart_are_taken(self, backend: str) -> None:
+    def test_that_keep_sequences_apart_are_taken(self) -> None:
         leaves = leaves_of(LENGTHS)
         query, _, _ = nested(leaves, LENGTHS)
-        for mask in (
+        total = sum(LENGTHS)
+        masks = (
             saccade.jagged.create_nested_block_mask(causal, query),
             saccade.jagged.block_mask_of(causal, offsets_of(LENGTHS), BLOCK_SIZE=32),
-            create_block_mask(
-                causal & document(lengths=LENGTHS), None, None, sum(LENGTHS), sum(LENGTHS), "cpu"
-            ),
-        ):
-            assert_like_the_oracle(leaves, LENGTHS, mask=causal, block_mask=mask, backend=backend)
+            create_block_mask(causal & document(lengths=LENGTHS), None, None, total, total, "cpu"),
+        )
+        assert_like_the_oracle(leaves, LENGTHS, mask=causal, block_masks=masks, backends=ENGINES)
 
     def test_and_a_mask_mod_must_both_hold(self) -> None:
         leaves = leaves_of(LENGTHS)
@@ -454,6 +516,33 @@ class TestBlockMasks:
         with pytest.raises(ArgumentError, match="hide every pair of different sequences"):
             flex_attention(query, key, value, block_mask=blocks.refreshed())
 
+    def test_are_checked_by_what_they_say_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        query, key, value = nested(leaves_of((4, 5)), (4, 5))
+        numbers = np.array([0] * 4 + [1] * 5)
+        ids = torch.from_numpy(numbers)
+        blocks, another = (create_block_mask(document(ids=ids), None, None, 9, 9, "cpu") for _ in range(2))
+        asked = counted(monkeypatch)
+        flex_attention(query, key, value, block_mask=blocks)
+        flex_attention(query, key, value, block_mask=another)
+        assert len(asked) == 1
+        numbers[:] = 0  # which torch does not count
+        for each in (blocks, another):
+            with pytest.raises(ArgumentError, match="hide every pair of different sequences"):
+                flex_attention(query, key, value, block_mask=each)
+
+    @pytest.mark.parametrize(("bytes_kept", "count"), [(72, 1), (71, 3)])
+    def test_with_large_tables_are_checked_at_each_call(
+        self, monkeypatch: pytest.MonkeyPatch, bytes_kept: int, count: int
+    ) -> None:
+        query, key, value = nested(leaves_of((4, 5)), (4, 5))
+        ids = torch.tensor([0] * 4 + [1] * 5)  # 72 bytes
+        blocks = create_block_mask(document(ids=ids), None, None, 9, 9, "cpu")
+        monkeypatch.setattr(sequences, "_MOST_BYTES", bytes_kept)
+        asked = counted(monkeypatch)
+        for _ in range(3):
+            flex_attention(query, key, value, block_mask=blocks)
+        assert len(asked) == count
+
     def test_of_another_length_are_refused(self) -> None:
         query, key, value = nested(leaves_of((4, 5)), (4, 5))
         with pytest.raises(ShapeError, match="q_len=8 and kv_len=8, but the query has 9"):
@@ -476,6 +565,22 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(sequences, "create_block_mask", noted)
     return asked
+
+
+def in_inference(tensor: Tensor, to: Tensor) -> None:
+    with torch.inference_mode():
+        tensor.copy_(to)
+
+
+# Of most of these torch's count of writes says nothing.
+WRITES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "copy_": lambda tensor, to: tensor.copy_(to),
+    "inference mode": in_inference,
+    ".data": lambda tensor, to: tensor.data.copy_(to),
+    ".data =": lambda tensor, to: setattr(tensor, "data", to),
+    "numpy": lambda tensor, to: np.copyto(tensor.numpy(), to.numpy()),
+    "dlpack": lambda tensor, to: torch.from_dlpack(tensor).copy_(to),
+}
 
 
 class TestWhatIsKept:
@@ -521,10 +626,10 @@ class TestWhatIsKept:
     def test_numbers_and_tensors_of_a_mask_are_read_at_each_call(self, asked: list[object]) -> None:
         leaves = leaves_of((30, 40))
         query, key, value = nested(leaves, (30, 40))
-        width, held = 3, torch.tensor([5, 40])
+        width, held, last = 3, torch.tensor([5, 40]), torch.tensor(38)
 
         def mask(b, h, q_idx, kv_idx):
-            return (q_idx - kv_idx < width) & (kv_idx < held[b])
+            return (q_idx - kv_idx < width) & (kv_idx < held[b]) & (kv_idx <= last)
 
         def check() -> None:
             found = flex_attention(query, key, value, mask_mod=mask).values()
@@ -538,9 +643,11 @@ class TestWhatIsKept:
         check()
         held = torch.tensor([9, 9])
         check()
-        assert len(asked) == 4
+        last.fill_(6)
         check()
-        assert len(asked) == 4
+        assert len(asked) == 5
+        check()
+        assert len(asked) == 5
 
     def test_another_function_that_says_the_same_gets_the_blocks(self, asked: list[object]) -> None:
         query, key, value = nested(leaves_of((30, 40)), (30, 40))
@@ -556,27 +663,166 @@ class TestWhatIsKept:
             mask.change = change
             return mask
 
-        first = window(3)
-        flex_attention(query, key, value, mask_mod=first)
-        found = explain(query, key, value, mask_mod=window(3)).blocks
-        assert found.mask_mod.mask_mod is first
-        # The first now says another thing, so the second takes its place.
+        first, second = window(3), window(3)
+        for one in (first, second):
+            assert explain(query, key, value, mask_mod=one).blocks.mask_mod.mask_mod is one
         first.change(20)
-        second = window(3)
-        found = explain(query, key, value, mask_mod=second).blocks
-        assert found.mask_mod.mask_mod is second
+        assert explain(query, key, value, mask_mod=second).blocks.mask_mod.mask_mod is second
+        assert len(asked) == 1
+        found = flex_attention(query, key, value, mask_mod=first).values()
+        assert len(asked) == 2
+        expected, _ = one_by_one(
+            exactly, [one.transpose(1, 2).values() for one in (query, key, value)], (30, 40), mask=first
+        )
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+    def test_engines_find_their_work_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        query, key, value = nested([one.detach() for one in leaves_of((30, 40))], (30, 40))
+        keep = torch.ones(2, 40, dtype=torch.bool)
+        made: list[object] = []
+        make = work._forward_work
+        monkeypatch.setattr(work, "_forward_work", lambda *args: (made.append(args), make(*args))[1])
+        for _ in range(3):
+            flex_attention(query, key, value, mask_mod=padding(keep=keep.clone()))
+        assert len(made) == 1
+
+    @pytest.mark.parametrize("what", ["offsets", "mask"])
+    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+    def test_every_write_is_seen(self, write: Callable[[Tensor, Tensor], object], what: str) -> None:
+        offsets, values = torch.tensor([0, 40, 300]), torch.randn(300, 2, DIM)
+        held = torch.tensor([20, 128])  # which hides the last block
+
+        def check(mask: Any) -> None:
+            query = nest(values, offsets)
+            found = flex_attention(query, query, query, mask_mod=mask).values()
+            with one_thread():
+                expected, _ = one_by_one(exactly, [values] * 3, offsets.diff().tolist(), mask=mask)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+        mask = padding(lengths=held)
+        check(mask)
+        if what == "offsets":
+            write(offsets, torch.tensor([0, 70, 300]))
+        else:
+            write(held, torch.tensor([40, 260]))
+        check(mask)
+        check(padding(lengths=held))
+        check(padding(lengths=torch.tensor([20, 128])))
+
+    def test_numbers_are_told_apart_to_the_bit(self, asked: list[object]) -> None:
+        query, key, value = nested(leaves_of((4, 5)), (4, 5))
+        slope = torch.zeros(2)
+        mask = lambda b, h, q_idx, kv_idx: (1 / slope[b] > 0) | (q_idx == kv_idx)  # noqa: E731
+        seen_all = flex_attention(query, key, value, mask_mod=mask).values()
+        assert torch.equal(seen_all, flex_attention(query, key, value).values())
+        slope.neg_()
+        found = flex_attention(query, key, value, mask_mod=mask).values()
+        assert torch.equal(found, value.values())
+        del asked[:]
+        slope.fill_(torch.nan)
+        for _ in range(3):
+            assert torch.equal(flex_attention(query, key, value, mask_mod=mask).values(), found)
         assert len(asked) == 1
 
+    def test_of_offsets_on_a_device_writes_are_counted(
+        self, asked: list[object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sequences, "_is_compared", lambda offsets: False)
+        offsets, values = torch.tensor([0, 4, 9]), torch.randn(9, 2, DIM)
+        for middle in (4, 7):
+            offsets[1] = middle
+            for _ in range(3):
+                query = nest(values, offsets)
+                found = flex_attention(query, query, query, mask_mod=causal).values()
+            expected, _ = one_by_one(exactly, [values] * 3, (middle, 9 - middle), mask=causal)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        assert len(asked) == 2
+
+    def test_masks_that_read_tensors_are_kept_in_inference_and_for_training(
+        self, asked: list[object]
+    ) -> None:
+        leaves, offsets = leaves_of((4, 5)), offsets_of((4, 5))
+        with torch.inference_mode():
+            keep = torch.arange(5) < torch.tensor([[3], [5]])
+            for _ in range(3):
+                flex_attention(*(nest(one * 2, offsets) for one in leaves), mask_mod=padding(keep=keep))
+        out = flex_attention(*(nest(one, offsets) for one in leaves), mask_mod=padding(keep=keep.clone()))
+        found = torch.autograd.grad(out.values().sum(), leaves)
+        assert len(asked) == 1
+        exact, _ = one_by_one(exactly, leaves, (4, 5), mask=padding(keep=keep.clone()))
+        torch.testing.assert_close(found, torch.autograd.grad(exact.sum(), leaves), rtol=1e-4, atol=1e-5)
+
+    def test_a_mask_goes_on_saying_what_it_said_to_the_forward_pass(self) -> None:
+        leaves = leaves_of((4, 5))
+        held = torch.tensor([2, 5])
+        out = flex_attention(*nested(leaves, (4, 5)), mask_mod=padding(lengths=held))
+        exact, _ = one_by_one(exactly, leaves, (4, 5), mask=padding(lengths=held.clone()))
+        held.fill_(1)
+        found, expected = (torch.autograd.grad(one.sum(), leaves) for one in (out.values(), exact))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_masks_that_read_too_much_are_not(
+        self, asked: list[object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sequences, "_MOST_BYTES", 40)
+        leaves, offsets = leaves_of((4, 5)), offsets_of((4, 5))
+        tensors = [nest(one, offsets) for one in leaves]
+        held = torch.tensor([2, 5]).repeat(3)  # 48 bytes
+        for count in (1, 2):
+            out = flex_attention(*tensors, mask_mod=padding(lengths=held))
+            assert len(asked) == count
+        exact, _ = one_by_one(exactly, leaves, (4, 5), mask=padding(lengths=held))
+        torch.testing.assert_close(out.values().double(), exact, rtol=1e-5, atol=1e-5)
+        held.fill_(1)
+        with pytest.raises(StaleMaskError, match="has changed since"):
+            out.values().sum().backward()
+        # All together count: of three with 16 bytes each the latest two are kept.
+        del asked[:]
+        masks = [padding(lengths=torch.tensor([2, last])) for last in (3, 4, 5)]
+        for mask in [*masks, *masks[1:], masks[0]]:
+            flex_attention(*tensors, mask_mod=mask)
+        assert len(asked) == 4
+
     def test_it_goes_when_the_offsets_go(self) -> None:
-        offsets = offsets_of((4, 5))
-        query = nest(torch.randn(9, 2, DIM), offsets)
-        held = torch.tensor([1, 2])
-        flex_attention(query, query, query, mask_mod=padding(lengths=held))
-        known = weakref.ref(sequences_of(ragged_of(query), ragged_of(query)))
-        assert known() is not None
-        del query, offsets
+        def attend() -> list[weakref.ref[Any]]:
+            offsets, held = offsets_of((4, 5)), torch.tensor([1, 2])
+            query = nest(torch.randn(9, 2, DIM), offsets)
+            for mask in (
+                padding(lengths=held),
+                lambda b, h, q_idx, kv_idx: kv_idx < offsets[b + 1] - offsets[b],
+                lambda b, h, q_idx, kv_idx: kv_idx < query.offsets()[b + 1] - held[b],
+            ):
+                flex_attention(query, query, query, mask_mod=mask)
+            flex_attention(query, query, query, block_mask=saccade.jagged.block_mask_of(causal, offsets))
+            known = sequences_of(ragged_of(query), ragged_of(query))
+            assert len(known._made) == 3
+            return [weakref.ref(offsets), weakref.ref(known)]
+
+        gone = attend()
         gc.collect()
-        assert known() is None
+        assert [one() for one in gone] == [None, None]
+
+    def test_it_holds_nothing_of_the_users(self) -> None:
+        query = nest(torch.randn(9, 2, DIM), offsets_of((4, 5)))
+
+        def attend() -> list[weakref.ref[Any]]:
+            held = torch.tensor([1, 2])
+            mask = lambda b, h, q_idx, kv_idx: kv_idx < held[b]  # noqa: E731
+            blocks = create_block_mask(document(ids=(ids := torch.arange(9))), None, None, 9, 9, "cpu")
+            flex_attention(query, query, query, mask_mod=mask)
+            flex_attention(query, query, query, block_mask=blocks)
+            return [weakref.ref(one) for one in (held, mask, ids, blocks)]
+
+        gone = attend()
+        gc.collect()
+        assert [one() for one in gone] == [None] * 4
+
+    def test_users_names_stay(self) -> None:
+        query = nest(torch.randn(9, 2, DIM), offsets_of((4, 5)))
+        lengths_held = torch.tensor([1, 2])
+        for _ in range(2):
+            told = explain(query, query, query, mask_mod=lambda b, h, q, k: k < lengths_held[b])
+            assert "lengths_held[" in str(told)
 
     def test_only_the_latest_masks_are_kept(self) -> None:
         query = nest(torch.randn(9, 2, DIM), offsets_of((4, 5)))
@@ -591,6 +837,14 @@ class TestWhatIsKept:
         for _ in range(2):
             found = flex_attention(query, key, value, saccade.trace(near), mask_mod=saccade.trace(causal))
             assert torch.equal(found.values(), expected)
+
+    def test_no_function_seems_to_be_behind_a_program(self) -> None:
+        query, key, value = nested(leaves_of((30, 40)), (30, 40))
+        program = saccade.trace(causal)
+        for mask, is_function in ((causal, True), (program, False), (causal, True), (program, False)):
+            told = explain(query, key, value, mask_mod=mask)
+            reasons = " ".join(told.reasons["flex_attention"])
+            assert ("the block_mask is a traced Program" in reasons) is not is_function
 
 
 FAULTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {

@@ -350,6 +350,11 @@ def q(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 REFUSED = {
     "no tensor": ((q(2, 3), [1], q(2, 3)), {}, "key must be a torch tensor, got list"),
     "a mask that is none": ((q(2, 3),) * 3 + ([1],), {}, "attn_mask must be a torch tensor, got list"),
+    "a function for a mask": (
+        (q(2, 3),) * 3 + (causal,),
+        {},
+        "attn_mask must be a torch tensor, got _Causal; call saccade.flex_attention with mask_mod=",
+    ),
     "one dimension": (
         (q(3),) * 3,
         {},

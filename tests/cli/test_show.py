@@ -124,7 +124,7 @@ class TestPage:
     def test_it_is_written_and_nothing_is_drawn(self, tmp_path: Path) -> None:
         path = tmp_path / "new" / "mask.html"
         lines = lines_of("show", "causal", "--html", str(path), "--score", "alibi(n_heads=2)", "--heads", "2")
-        assert "".join(lines) == f"explained in {path}: open it in a browser"
+        assert lines == [f"explained in {path}: open it in a browser"]
         data = data_of(path)
         assert data["title"] == "causal + alibi(n_heads=2)"
         assert (data["q_len"], data["kv_len"], data["heads"], data["tokens"]) == (1024, 1024, 2, None)
@@ -156,11 +156,16 @@ class TestPage:
             ("The cat\n sat\n", ["The cat", " sat"]),
             ('["The", " cat\\n"]', ["The", " cat\n"]),
             ("[CLS]\nThe\n[SEP]\n", ["[CLS]", "The", "[SEP]"]),
+            ("The\r\ncat\r\n", ["The", "cat"]),
+            ("The\n\ncat", ["The", "", "cat"]),
+            ("a\x0bb\nc\x1cd\ne\x85f\ng\u2028h\ni\rj", ["a\x0bb", "c\x1cd", "e\x85f", "g\u2028h", "i\rj"]),
+            ("\ufeffThe\ncat\n", ["The", "cat"]),
+            ('\ufeff["The", "cat"]', ["The", "cat"]),
         ],
     )
     def test_a_file_of_tokens(self, tmp_path: Path, text: str, tokens: list[str]) -> None:
         listed = tmp_path / "tokens"
-        listed.write_text(text, encoding="utf-8")
+        listed.write_bytes(text.encode())
         path = tmp_path / "mask.html"
         lines_of("show", "causal", "--html", str(path), "--tokens", str(listed))
         assert data_of(path)["tokens"] == tokens
@@ -215,8 +220,10 @@ class TestPage:
         ),
         (
             ["causal", "--html", "/dev/null/mask.html"],
-            "expected a file that can be written, got path='/dev/null/mask.html'",
+            "expected a file that can be written, got --html /dev/null/mask.html (Not a directory)",
         ),
+        (["causal", "--html", "/dev/null"], "got --html /dev/null (not a regular file); choose another"),
+        (["causal", "--html", ""], "got --html . (not a regular file); choose another"),
         (["causal", "--text", "a b"], "a text labels the page that --html FILE writes, got none; add it"),
         (
             ["causal", "--html", "m.html", "--text", "a b", "-q", "3"],

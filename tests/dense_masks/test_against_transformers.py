@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import modeling_attn_mask_utils as theirs
 
 import saccade.dense_masks as ours
+from saccade.errors import ShapeError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 dtypes = st.sampled_from(DTYPES)
@@ -141,6 +142,17 @@ def test_unmask_unattended(case, dtype, data):
         library.AttentionMaskConverter._unmask_unattended(table, lowest) for library in (ours, theirs)
     )
     assert_same(made, expected)
+
+
+def test_where_results_differ_as_the_documentation_says():
+    """A dtype that some releases of theirs overflow on, and a mask of one entry."""
+    table = ours.AttentionMaskConverter(True).to_causal_4d(1, 2, 2, torch.float64)
+    assert table.tolist() == [[[[0.0, torch.finfo(torch.float64).min], [0.0, 0.0]]]]
+    one = torch.ones(1, 1)
+    broadcast = theirs.AttentionMaskConverter(True).to_4d(one, 2, torch.float32, 2)
+    assert broadcast.shape == (1, 1, 2, 2)
+    with pytest.raises(ShapeError, match=r"one entry a key, \[B, 2\], got shape=\[1, 1\]"):
+        ours.AttentionMaskConverter(True).to_4d(one, 2, torch.float32, 2)
 
 
 def test_signatures_are_theirs_with_more_defaults():

@@ -83,6 +83,18 @@ def test_the_mask_form_is_made_of_library_masks(converter, q_len, mask, expected
     assert text is None or repr(made) == text
 
 
+def test_a_number_that_the_dtype_of_a_table_rounds_to_1_is_hidden_by_the_mask_form_alone():
+    numbers = torch.tensor([[0.9999, 1.0, 0.5]])
+    converter = AttentionMaskConverter(False)
+    shown = oracle.visible_pairs(converter.mask_mod(1, 3, numbers), 1, 1, 1, 3)[0, 0, 0].tolist()
+    assert shown == [False, True, False]
+    assert (converter.to_4d(numbers, 1) == 0)[0, 0, 0].tolist() == shown
+    # As transformers has it.
+    assert (converter.to_4d(numbers, 1, torch.bfloat16) == 0)[0, 0, 0].tolist() == [True, True, False]
+    whole = (numbers == 1).to(torch.bfloat16)
+    assert (converter.to_4d(whole, 1, torch.bfloat16) == 0)[0, 0, 0].tolist() == shown
+
+
 def test_the_mask_form_holds_no_table_and_is_classified_without_one():
     converter = AttentionMaskConverter(True, sliding_window=1000)
     mask = converter.block_mask(1, 1 << 20, 1 << 20, device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor
 
 import oracle
 from low_precision import assert_as_good
+from saccade import causal, dense, trace
 from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from saccade.nn import FlashAttention
+from saccade.nn.flash import _additive
 
 BATCH, HEADS = 2, 3
 
@@ -43,9 +46,13 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("flash", [True, False])
+PLAIN = [*((name, True) for name in TABLES), ("none", False), ("both", False)]
+# Tables are read before an engine is chosen; what a kernel then meets is one of these.
+FUSED = [("none", False), ("bias by head", True), ("both", True), ("a mask that hides all", True)]
+
+
 @pytest.mark.parametrize(
-    ("name", "causal"), [*((name, True) for name in TABLES), ("none", False), ("both", False)]
+    ("name", "causal", "flash"), [*((*one, False) for one in PLAIN), *((*one, True) for one in FUSED)]
 )
 def test_mask_bias_and_causality_combine(name: str, causal: bool, flash: bool) -> None:
     tables = {key: one.clone().requires_grad_(key == "attn_bias") for key, one in TABLES[name].items()}
@@ -148,6 +155,11 @@ class TestGetMask:
         torch.testing.assert_close(module(*given), FlashAttention()(*given, mask=~hidden))
 
 
+def _turned_fused(module: FlashAttention) -> str:
+    module.flash = True
+    return module.attn_implementation
+
+
 class TestWhichWay:
     def test_flash_is_another_name_for_a_backend_that_is_fused(self) -> None:
         assert FlashAttention().attn_implementation == "auto"
@@ -161,8 +173,13 @@ class TestWhichWay:
         assert module.attn_implementation == "cpu"
         module.flash = False
         assert module.attn_implementation == "eager"
+        assert _turned_fused(pickle.loads(pickle.dumps(module))) == "cpu"
         module.flash = True
-        assert module.attn_implementation == "auto"
+        assert module.attn_implementation == "cpu"  # what False put aside
+
+    def test_plain_from_the_start_turns_to_auto(self) -> None:
+        for module in (FlashAttention(flash=False), FlashAttention(attn_implementation="eager")):
+            assert _turned_fused(module) == "auto"
 
     def test_both_given_must_agree(self) -> None:
         assert not FlashAttention(flash=False, attn_implementation="eager").flash
@@ -176,14 +193,27 @@ class TestWhichWay:
         with caplog.at_level("DEBUG", logger="saccade"):
             module = FlashAttention(flash=False)
             one, other = module.flash_attn(*given), module(*given)
-            FlashAttention(attn_implementation="sdpa").flash_attn(*given)
+            module = FlashAttention(attn_implementation="sdpa")
+            module.flash_attn(*given)
+            module.flash = False
+            module.flash_attn(*given)
         plans = [text.split()[0] for text in caplog.messages if " runs " in text]
-        assert plans == ["cpu", "eager", "sdpa"]
+        assert plans == ["cpu", "eager", "sdpa", "sdpa"]
         torch.testing.assert_close(one, other)
 
     def test_its_repr_says_which(self) -> None:
         shown = repr(FlashAttention(causal=True, dropout=0.1))
         assert shown == "FlashAttention(causal=True, dropout=0.1, attn_implementation='auto')"
+
+
+def test_blocks_that_a_bias_of_all_heads_hides_are_looked_for() -> None:
+    given = [torch.randn(1, 2, 256, 8) for _ in range(3)]
+    hidden = torch.full((256, 256), -torch.inf).triu(1)
+    found = FlashAttention()(*given, attn_bias=hidden.expand(1, 2, 256, 256))
+    torch.testing.assert_close(found, FlashAttention(causal=True)(*given))
+    mask, score = _additive(hidden.expand(1, 2, 256, 256), (1, 2, 256, 256))
+    assert mask == dense(hidden[None, None])
+    assert [one.numel() for one in trace(score).captures] == [256 * 256]
 
 
 def test_key_heads_may_serve_groups_of_query_heads() -> None:
@@ -229,6 +259,29 @@ class TestRefusals:
             FlashAttention()(*inputs(), attn_bias=torch.ones(4, 6, dtype=torch.bool))
         with pytest.raises(ArgumentTypeError, match="mask must be a torch tensor, got list"):
             FlashAttention()(*inputs(), mask=[True])
+
+    @pytest.mark.parametrize("name", ["causal", "flash"])
+    def test_a_choice_that_is_no_bool(self, name: str) -> None:
+        text = rf"FlashAttention\(\): {name} must be True or False, got str 'no'"
+        with pytest.raises(ArgumentTypeError, match=text):
+            FlashAttention(**{name: "no"})
+        with pytest.raises(ArgumentTypeError, match="flash must be True or False, got int 0"):
+            FlashAttention().flash = 0
+
+    @pytest.mark.parametrize(("lengths", "name"), [((-1, 3), "i"), ((3, -2), "j")])
+    def test_a_mask_of_a_negative_length(self, lengths: tuple[int, int], name: str) -> None:
+        text = rf"get_mask\(\): {name} must be at least 0, got {min(lengths)}"
+        with pytest.raises(ArgumentError, match=text):
+            FlashAttention().get_mask(*lengths)
+        with pytest.raises(ArgumentTypeError, match=r"get_mask\(\): i must be an integer, got float 2.5"):
+            FlashAttention().get_mask(2.5, 3)
+        assert FlashAttention().get_mask(0, 3).shape == (0, 3)
+
+    def test_a_function_in_place_of_a_table(self) -> None:
+        with pytest.raises(
+            ArgumentTypeError, match="mask must be a torch tensor, got _Causal; a function of"
+        ):
+            FlashAttention()(*inputs(), mask=causal)
 
     def test_a_dropout_that_is_no_probability(self) -> None:
         with pytest.raises(

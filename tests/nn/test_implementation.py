@@ -115,7 +115,6 @@ class TestAModel:
         set_attn_implementation(model, "eager")
         set_attn_implementation(model, {"plain": "cpu"})
         assert backends(model)["vision.0.attention"] == "eager"
-        set_attn_implementation(model, {})
         assert backends(model)["plain"] == "cpu"
 
     def test_a_flash_module_turns_plain_and_back(self) -> None:
@@ -143,6 +142,8 @@ class TestRefusals:
                 {"": "cpu", "vision.0.mlp": "cpu"},
                 "got 'vision.0.mlp', below which there is no module of saccade.nn; ",
             ),
+            ({"text.encoder.": "cpu"}, "did you mean 'text.encoder'"),
+            ({}, "implementation must name a submodule at least, got {}, which switches nothing"),
             ({"": "cpu", 0: "cpu"}, "got 0, which Model does not have; there are"),
         ],
     )

@@ -84,6 +84,24 @@ class TestEach:
         torch.testing.assert_close(mine, wanted)
 
 
+# torch's compiler looks for it on tensors that cross from graph to graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_weights_end_a_compiled_graph() -> None:
+    torch.compiler.reset()
+    module, tokens = MultiheadAttention(16, 4, batch_first=True), torch.randn(2, 6, 16)
+
+    def call(given: Tensor) -> Any:
+        return module(given, given, given, need_weights=True)
+
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match=r"need_weights=True asks for .* without fullgraph"
+    ):
+        torch.compile(call, backend="eager", fullgraph=True)(tokens)
+    torch.compiler.reset()
+    found, weights = torch.compile(call, backend="eager")(tokens)
+    torch.testing.assert_close((found, weights), call(tokens))
+
+
 def test_autocast_reaches_attention_and_added_keys() -> None:
     module, tokens = MultiheadAttention(16, 4, batch_first=True, add_bias_kv=True), torch.randn(2, 6, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -81,8 +81,15 @@ class TestParameters:
         torch.testing.assert_close(ours(*given)[0], theirs(*given)[0])
 
 
+Call = tuple[str, int, int, int, str, str, bool]
+
+BESIDE = pytest.mark.filterwarnings(
+    "ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning"
+)
+
+
 @st.composite
-def calls(draw: st.DrawFn) -> tuple[str, int, int, int, str, str, bool]:
+def calls(draw: st.DrawFn) -> Call:
     """Options, batch (0: none), two lengths, kinds of both masks, whether weights are wanted."""
     table = st.sampled_from(["none", "bool", "float"])
     return (
@@ -98,12 +105,28 @@ def calls(draw: st.DrawFn) -> tuple[str, int, int, int, str, str, bool]:
 
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(calls(), st.integers(0, 2**16))
-@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning")
-def test_outputs_weights_and_gradients_are_torchs(
-    call: tuple[str, int, int, int, str, str, bool], seed: int
-) -> None:
+@BESIDE
+def test_outputs_weights_and_gradients_are_torchs(call: Call, seed: int) -> None:
+    _assert_torchs(call, seed, "eager")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("plain", 2, 5, 6, "float", "bool 3", False),
+        ("a zero key", 0, 4, 4, "bool", "float 2", False),
+        ("all of it", 3, 3, 6, "float", "float 3", False),
+    ],
+)
+@BESIDE
+def test_outputs_and_gradients_of_kernels_are_torchs(call: Call) -> None:
+    _assert_torchs(call, 5, "cpu")
+
+
+def _assert_torchs(call: Call, seed: int, backend: str) -> None:
     name, batch, q_len, kv_len, padding_kind, mask_kind, need_weights = call
     ours, theirs = both(**OPTIONS[name])
+    ours.attn_implementation = backend
     torch.manual_seed(seed)
     given = tokens(theirs, batch, q_len, kv_len)
     rows, entries = ([batch] if batch else []), max(batch, 1) * 4
@@ -194,6 +217,18 @@ class TestWhatDiffers:
         assert torch.equal(
             ours(*given, attn_mask=nonsense, is_causal=True)[0], ours(*given, is_causal=True)[0]
         )
+
+    @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
+    def test_added_keys_are_seen_under_is_causal_as_torch_shows_them_with_weights(
+        self, options: dict[str, Any]
+    ) -> None:
+        ours, theirs = both(batch_first=True, **options)
+        given = tokens(theirs, 2, 6, 6)
+        table = nn.Transformer.generate_square_subsequent_mask(6)
+        found = ours(*given, is_causal=True)[0]
+        torch.testing.assert_close(found, theirs(*given, attn_mask=table, is_causal=True)[0])
+        hidden = theirs(*given, attn_mask=table, is_causal=True, need_weights=False)[0]
+        assert not torch.allclose(found, hidden, atol=1e-3)
 
     def test_keys_of_one_batch_entry_serve_all(self) -> None:
         ours, _ = both(batch_first=True)

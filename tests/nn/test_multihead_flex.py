@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from saccade import (
     sliding_window,
 )
 from saccade.errors import ArgumentError, ArgumentTypeError, ShapeError
-from saccade.nn import MultiheadFlexAttention
+from saccade.nn import MultiheadAttention, MultiheadFlexAttention
 
 
 class Plain(nn.Module):
@@ -99,6 +101,14 @@ def test_functions_do_without_a_block_mask_or_beside_it() -> None:
     torch.testing.assert_close(both, out)
 
 
+def test_a_block_mask_of_torch_is_taken() -> None:
+    module, tokens = MultiheadFlexAttention(12, 24, 4), torch.randn(2, 9, 12)
+    mask = create_block_mask(causal, None, None, 9, 9, device="cpu")
+    torch.testing.assert_close(module(tokens, mask.to_torch())[0], module(tokens, mask)[0])
+    annotated = inspect.signature(MultiheadFlexAttention.forward).parameters["block_mask"].annotation
+    assert annotated == inspect.signature(MultiheadAttention.forward).parameters["block_mask"].annotation
+
+
 class TestAttributes:
     def test_they_are_the_texts(self) -> None:
         module = MultiheadFlexAttention(6, 8, 4)
@@ -132,6 +142,8 @@ class TestRefusals:
         module = MultiheadFlexAttention(6, 8, 4)
         with pytest.raises(ShapeError, match=r"x must be \[B, S, d_in\] with d_in=6, got shape=\[2, 5, 8\]$"):
             module(torch.randn(2, 5, 8))
+        with pytest.raises(ArgumentTypeError, match="x must be a torch tensor, got NoneType"):
+            module(None)
         with pytest.raises(ShapeError, match=r"got shape=\[5, 6\]; add the batch axis with x\[None\]"):
             module(torch.randn(5, 6))
 

@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.flex_attention import create_block_mask as theirs
 
 import oracle
-from saccade import alibi, causal, create_block_mask, sliding_window
+from saccade import alibi, causal, create_block_mask, sliding_window, trace
 from saccade.block_mask import BlockMask
 from saccade.errors import ShapeError, UnsupportedError
 from saccade.nn import MultiheadAttention
 from saccade.nn.added_keys import mods_of_given
+from saccade.nn.layout import Layout
+from saccade.nn.mask_tables import ScoreShape, mods_of_tables
 from saccade.signatures import MaskMod, ScoreMod
 
 Q_LEN, KV_LEN = 5, 7
@@ -92,6 +95,36 @@ def test_an_additive_table_is_added_to_what_the_score_mod_made() -> None:
     out, _ = module(*given, score_mod=capped, attn_mask=table)
     wanted = expected(module, given, None, capped_then_added)
     torch.testing.assert_close(out, wanted.float())
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu"])
+def test_what_a_score_mod_makes_of_pairs_that_an_additive_table_hides_reaches_nothing(backend: str) -> None:
+    module, given = FORMS["plain"], [one.requires_grad_() for one in tokens(FORMS["plain"])]
+    module.attn_implementation = backend
+    rows = torch.zeros(2, KV_LEN)
+    rows[:, 4:] = torch.finfo(torch.float32).min
+
+    def root(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return torch.sqrt((4.5 - kv_idx) * (1.0 + score * score))  # NaN beyond key 4
+
+    out, _ = module(*given, score_mod=root, key_padding_mask=rows)
+    gradients = torch.autograd.grad(out.sum(), given)
+    short = [given[0], given[1][:, :4], given[2][:, :4]]
+    expected, _ = module(*short, score_mod=root)
+    torch.testing.assert_close(out, expected)
+    for found, wanted in zip(gradients, torch.autograd.grad(expected.sum(), given), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_expanded_tables_are_read_as_they_are_stored() -> None:
+    shape = ScoreShape(2, 4, Q_LEN, KV_LEN, Layout.BATCH_FIRST)
+    table = torch.zeros(Q_LEN, KV_LEN)
+    for kind in (table, table > 0):
+        masks, scores = mods_of_tables(None, kind.expand(8, Q_LEN, KV_LEN), False, shape, rescored=True)
+        captures = [one for mod in (*masks, *scores) for one in trace(mod).captures]
+        assert captures
+        assert {one.data_ptr() for one in captures} == {kind.data_ptr()}
+        assert {one.numel() for one in captures} == {table.numel()}
 
 
 def test_a_learned_additive_table_gets_its_gradient() -> None:
@@ -213,11 +246,14 @@ class TestAddedKeys:
         given = BlockMask.from_kv_blocks(
             blocks.kv_num_blocks, blocks.kv_indices, seq_lengths=blocks.seq_lengths
         )
-        text = "one of given blocks, for 7 keys: pass a function"
-        with pytest.raises(UnsupportedError, match=text):
+        with pytest.raises(UnsupportedError, match="got one of given blocks, for 7 keys: pass a function"):
             module(*tokens(module), block_mask=given)
+
+    def test_a_block_mask_of_torch_is_refused(self, module: MultiheadAttention) -> None:
+        blocks = theirs(lambda b, h, q_idx, kv_idx: q_idx >= kv_idx, None, None, Q_LEN, KV_LEN, device="cpu")
+        text = "got torch's own, .* for 7 keys: make it with saccade.create_block_mask"
         with pytest.raises(UnsupportedError, match=text):
-            module(*tokens(module), block_mask=blocks.to_torch())
+            module(*tokens(module), block_mask=blocks)
 
     def test_a_block_mask_for_other_lengths_is_refused(self, module: MultiheadAttention) -> None:
         blocks = create_block_mask(causal, None, None, Q_LEN, KV_LEN + 2, device="cpu")

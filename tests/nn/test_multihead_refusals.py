@@ -50,6 +50,18 @@ class TestSizes:
         with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.MultiheadAttention, got Linear"):
             MultiheadAttention.from_torch(nn.Linear(2, 2))  # type: ignore[arg-type]
 
+    def test_a_module_whose_parameters_are_computed(self) -> None:
+        theirs = nn.MultiheadAttention(16, 4)
+        nn.utils.parametrizations.weight_norm(theirs.out_proj)
+        text = (
+            r"plain torch\.nn\.MultiheadAttention, got a module without \['out_proj\.weight'\] and with "
+            r"\['out_proj\.parametrizations\.weight\.original0', .*remove_parametrizations"
+        )
+        with pytest.raises(ArgumentError, match=text):
+            MultiheadAttention.from_torch(theirs)
+        nn.utils.parametrize.remove_parametrizations(theirs.out_proj, "weight")
+        assert torch.equal(MultiheadAttention.from_torch(theirs).out_proj.weight, theirs.out_proj.weight)
+
 
 class TestTensors:
     @pytest.fixture
@@ -149,13 +161,24 @@ class TestMasks:
     def test_a_function_in_place_of_a_block_mask(self) -> None:
         tokens = torch.randn(2, 5, 16)
         module = MultiheadAttention(16, 4, batch_first=True, add_zero_attn=True)
-        text = "block_mask must be a BlockMask or None, got _Causal; make one with create_block_mask"
+        text = "block_mask must be a BlockMask or None, got _Causal; pass a function as mask_mod="
         with pytest.raises(ArgumentTypeError, match=text):
             module(tokens, tokens, tokens, block_mask=causal)
-        with pytest.raises(
-            ArgumentTypeError, match="block_mask must be a BlockMask or None, got _Causal; pass a"
-        ):
+        with pytest.raises(ArgumentTypeError, match=text):
             self.call(block_mask=causal)
+
+    def test_a_block_mask_in_place_of_a_function(self) -> None:
+        blocks = create_block_mask(causal, None, None, 5, 5, device="cpu")
+        with pytest.raises(
+            ModError, match=r"mask_mod expects mods, .* got a BlockMask: pass it as block_mask="
+        ):
+            self.call(mask_mod=blocks)
+
+    @pytest.mark.parametrize("name", ["key_padding_mask", "attn_mask"])
+    def test_a_function_in_place_of_a_table(self, name: str) -> None:
+        text = f"{name} must be a torch tensor, got _Causal; a function .* pass it as mask_mod="
+        with pytest.raises(ArgumentTypeError, match=text):
+            self.call(**{name: causal})
 
     def test_a_block_mask_of_other_lengths(self) -> None:
         with pytest.raises(ShapeError, match="the block_mask is for q_len=8 and kv_len=8"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 
 from saccade import alibi, causal
 from saccade.errors import ArgumentError, UnsupportedError
-from saccade.nn import FlashAttention, MultiheadAttention, MultiheadFlexAttention
+from saccade.nn import (
+    FlashAttention,
+    MultiheadAttention,
+    MultiheadFlexAttention,
+    set_attn_implementation,
+)
 
 LENGTHS = (3, 6, 1)
 
@@ -57,12 +63,14 @@ def test_each_sequence_attends_alone(name: str) -> None:
     assert found.is_nested
     assert found.layout is torch.jagged
     alone = [part.clone().requires_grad_() for part in parts]
-    expected = torch.cat([call(module, part[None])[0] for part in alone])
+    plain = copy.deepcopy(module)
+    set_attn_implementation(plain, "eager")
+    expected = torch.cat([call(plain, part[None])[0] for part in alone])
     torch.testing.assert_close(found.values(), expected)
 
-    weights, parameters = torch.randn(expected.shape), list(module.parameters())
-    mine = torch.autograd.grad((found.values() * weights).sum(), [packed, *parameters])
-    wanted = torch.autograd.grad((expected * weights).sum(), [*alone, *parameters])
+    weights = torch.randn(expected.shape)
+    mine = torch.autograd.grad((found.values() * weights).sum(), [packed, *module.parameters()])
+    wanted = torch.autograd.grad((expected * weights).sum(), [*alone, *plain.parameters()])
     torch.testing.assert_close(mine[0], torch.cat(wanted[: len(alone)]))
     for one, other in zip(mine[1:], wanted[len(alone) :], strict=True):
         torch.testing.assert_close(one, other)
@@ -85,6 +93,16 @@ def test_the_older_layout_comes_back_as_it_came() -> None:
     assert out.layout is torch.strided
     for found, part in zip(out.unbind(), parts, strict=True):
         torch.testing.assert_close(found, module(part, part, part, is_causal=True)[0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_the_older_layout_goes_through_self_attention_too() -> None:
+    module, parts = MultiheadFlexAttention(16, 24, 4), sequences(LENGTHS, 16)
+    results = module(torch.nested.nested_tensor(parts), mask_mod=causal)
+    assert {one.layout for one in results} == {torch.strided}
+    for *found, part in zip(*(one.unbind() for one in results), parts, strict=True):
+        for one, alone in zip(found, module(part[None], mask_mod=causal), strict=True):
+            torch.testing.assert_close(one, alone[0])
 
 
 class TestRefusals:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saccade.errors import OperandError
+from saccade.mod_value import as_stored
 
 __all__ = ["Folded", "fold", "fold_mask"]
 
@@ -102,7 +103,7 @@ def fold_mask(mask: Tensor, folded: Folded) -> Tensor:
             f"attn_mask.shape={list(mask.shape)} for scores of shape {list(full)}; add axes of size 1 where "
             "it does not vary"
         )
-    mask = _as_stored(mask)
+    mask = as_stored(mask)
     if len(full) <= _FOLDED_DIMS:
         return mask
     batch = full[:-3]
@@ -110,16 +111,6 @@ def fold_mask(mask: Tensor, folded: Folded) -> Tensor:
     if math.prod(own_batch) == 1:
         return mask.reshape(rest)
     return mask.expand(*batch, *rest).reshape(math.prod(batch), *rest)
-
-
-def _as_stored(mask: Tensor) -> Tensor:
-    # Whoever asks for the gradient of an expanded tensor wants one for each entry.
-    if mask.requires_grad or 0 not in mask.stride():
-        return mask
-    for axis, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            mask = mask.narrow(axis, 0, 1)
-    return mask
 
 
 def _require_matrices(query: torch.Size, key: torch.Size, value: torch.Size) -> None:

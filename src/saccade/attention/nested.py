@@ -130,7 +130,10 @@ def packed_call(given: Arguments) -> NestedCall:
         ArgumentError: A block mask lets two sequences see each other.
     """
     query, key, value = given.query, given.key, given.value
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
+    distinct = {
+        id(tensor): (name, tensor) for name, tensor in (("value", value), ("key", key), ("query", query))
+    }
+    for name, tensor in reversed(distinct.values()):
         if not isinstance(tensor, Tensor):
             raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
         require_jagged(name, tensor)
@@ -143,13 +146,14 @@ def packed_call(given: Arguments) -> NestedCall:
     queries, keys = ragged_of(query), ragged_of(key)
     _require_same_sequences(queries, keys, ragged_of(value))
     sequences = sequences_of(queries, keys)
-    values = _values(query)
+    # Torch takes long to hand out values: those of one tensor are asked for once.
+    values = {place: _values(tensor) for place, (_, tensor) in distinct.items()}
     packed = given._replace(
-        query=values,
-        key=_values(key),
-        value=_values(value),
-        score_mod=_score_mod(given.score_mod, sequences, values),
-        **_masks(given, sequences, values),
+        query=values[id(query)],
+        key=values[id(key)],
+        value=values[id(value)],
+        score_mod=_score_mod(given.score_mod, sequences, values[id(query)]),
+        **_masks(given, sequences, values[id(query)]),
     )
     of: Any = query
     form = NestedForm(queries.offsets, queries.lengths, of._maybe_min_seqlen, of._maybe_max_seqlen)

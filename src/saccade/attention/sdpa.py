@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from saccade.attention.additive import additive_mods
 from saccade.attention.compiled import compute_compiled
 from saccade.attention.compute import compute, planned
 from saccade.attention.leading import Folded, fold, fold_mask
@@ -23,13 +24,12 @@ from saccade.block_mask import BlockMask, create_block_mask
 from saccade.errors import ArgumentError, ArgumentTypeError, OperandError, UnsupportedError
 from saccade.masks import Mask, causal, dense
 from saccade.planner import AUTO, Plan
-from saccade.scores import Score, bias
+from saccade.scores import Score
 from saccade.torch_ops.routing import is_observed
 
 __all__ = ["SdpaCall", "read_sdpa", "scaled_dot_product_attention"]
 
 _CAUSAL_MASKS = 32
-_ROWS_WORTH_ANALYSING = 128
 
 
 def scaled_dot_product_attention(
@@ -250,7 +250,8 @@ def _require_kinds(attn_mask: object, is_causal: object, **tensors: object) -> N
     given = tensors if attn_mask is None else tensors | {"attn_mask": attn_mask}
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
-            raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
+            remedy = "; call saccade.flex_attention with mask_mod=" if callable(tensor) else ""
+            raise ArgumentTypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}{remedy}")
     if not isinstance(is_causal, bool):
         raise ArgumentTypeError(f"is_causal must be a bool, got {type(is_causal).__name__} {is_causal!r}")
     if is_causal and attn_mask is not None:
@@ -285,9 +286,7 @@ def _mods(attn_mask: Tensor | None, folded: Folded) -> tuple[Mask | None, Score 
             f"attn_mask.dtype={attn_mask.dtype} and query.dtype={folded.query.dtype}; convert it with "
             ".to(query.dtype), or with .bool() if it marks what may be seen"
         )
-    # To find what blocks it hides costs a reading of the table; all heads sharing what is found pays for it.
-    analysed = (table.dim() == 2 or table.shape[-3] == 1) and table.shape[-2] >= _ROWS_WORTH_ANALYSING
-    return dense(table) if analysed else None, bias(table, hide_lowest=True)
+    return additive_mods(table, folded.query.shape[-2])
 
 
 @lru_cache(maxsize=_CAUSAL_MASKS)

@@ -1,15 +1,15 @@
 """The sequences that nested tensors hold: their tables and block masks, made once while their offsets live.
 
 A model calls attention in every layer with the same offsets, so what follows from them is kept with them: it
-goes when they do. Invariant: what is found again equals what would be made at that moment. Offsets, and the
-tensors that a mask reads, are known by identity and torch's count of writes; where torch keeps no count (in
-inference mode), offsets by content, and masks of such tensors are not kept.
+goes when they do. Invariant: what is kept holds nothing of the user's, and what is found again equals what
+would be made at that moment. Both come of copies: what is kept was made of copies of the numbers that were
+read, and serves while the numbers read now equal them, whatever torch or others wrote in between.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, final
 from weakref import WeakValueDictionary
@@ -20,11 +20,8 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.block_mask.snapshot import is_same_program
-from saccade.block_mask.watching import watch
 from saccade.errors import ArgumentError, UnsupportedError
-from saccade.ir.program import Program
-from saccade.ir.structure import ModKind
+from saccade.ir.program import Array, Program
 from saccade.masks import and_masks, jagged, noop_mask
 from saccade.signatures import MaskMod
 from saccade.torch_ops.routing import has_data, is_observed
@@ -34,6 +31,7 @@ __all__ = ["Ragged", "Sequences", "sequences_of"]
 
 _MASKS = 8  # kept for one pair of offsets
 _PARTNERS = 4  # offsets of keys kept for one of queries
+_MOST_BYTES = 16 << 20  # of the tensors that the kept masks read, all together
 
 
 class Ragged(NamedTuple):
@@ -50,24 +48,24 @@ class Ragged(NamedTuple):
     total: int
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """A block mask, with the mask of one sequence that it was made from and what that said then."""
+class _Made(NamedTuple):
+    """A block mask, and what it was made of: a program that reads copies, as the mask does."""
 
-    mod: MaskMod | Program
     program: Program
     heads: int | None
+    is_function: bool  # whether a function stands behind it, which engines ask
     mask: BlockMask
 
-    def serves(self, mod: MaskMod | Program, program: Program) -> bool:
-        """Whether the block mask is also that of a mod whose program is equal: tensors, and function."""
-        if not _same_captures(self.program, program):
-            return False
-        if isinstance(mod, Program) or isinstance(self.mod, Program):
-            return isinstance(mod, Program) and isinstance(self.mod, Program)
-        # Another function, as a lambda is at each call, is as good while the first still says the same.
-        return self.mod == mod or _says(self.mod, program)
+    def serves(self, program: Program, heads: int | None, is_function: bool) -> bool:
+        """Whether what it was made of is what a program says now."""
+        mine = self.program
+        return (
+            (self.heads, self.is_function) == (heads, is_function)
+            and mine.structure == program.structure
+            # As text: 0.0 and -0.0 differ, and a NaN is itself.
+            and repr(mine.numbers) == repr(program.numbers)
+            and all(map(_is_copy, mine.captures, program.captures))
+        )
 
 
 @final
@@ -87,10 +85,14 @@ class Sequences:
     kv_len: int
     device: torch.device
     _made: deque[_Made] = field(default_factory=lambda: deque(maxlen=_MASKS), init=False)
+    _crossing: deque[_Made] = field(default_factory=lambda: deque(maxlen=_MASKS), init=False)  # all empty
     _separate: WeakValueDictionary[int, BlockMask] = field(default_factory=WeakValueDictionary, init=False)
 
     def block_mask(self, mod: MaskMod | Program, program: Program, heads: int) -> BlockMask:
         """Make the block mask of a mask of one sequence, or find it again.
+
+        One that can be kept reads copies of the mask's tensors, so that it goes on saying what it said to the
+        call it was made for, in its backward pass too.
 
         Args:
             mod: The mask of one sequence.
@@ -98,12 +100,16 @@ class Sequences:
             heads: Query heads of the call.
         """
         asked = heads if program.reads("h") else None
+        is_function = not isinstance(mod, Program)
         for made in reversed(tuple(self._made)):
-            if made.heads == asked and _is_current(made.mask) and is_same_program(made.program, program):
-                if made.serves(mod, program):
-                    return made.mask
-                return self._kept(mod, program, asked, self._for_this_mod(made.mask, mod))
-        return self._kept(mod, program, asked, self._analysed(self._packed(mod), asked))
+            if made.serves(program, asked, is_function):
+                return self._of(mod, made.mask)
+        copy = _copied(program)
+        if copy is None:
+            return self._analysed(self._packed(mod), asked)
+        mask = self._analysed(self._packed(copy), asked)
+        _keep(_Made(copy, asked, is_function, mask), self._made)
+        return self._of(mod, mask)
 
     def new_block_mask(self, mod: MaskMod, heads: int | None, block_size: int | tuple[int, int]) -> BlockMask:
         """Make a block mask of a mask of one sequence, known to keep them separate from the start."""
@@ -118,25 +124,30 @@ class Sequences:
             ArgumentError: It does; the message names a pair.
         """
         if self._separate.get(id(mask)) is mask:
-            return
+            return  # the tables of these sequences keep them so, whatever else it reads
         mask.check_usable(1, mask.heads, self.q_len, self.kv_len)
-        crossing = self._analysed(and_masks(mask.program, ~self.within), mask.heads)
+        if any(made.serves(mask.program, mask.heads, True) for made in tuple(self._crossing)):
+            return
+        copy = _copied(mask.program)
+        program = mask.program if copy is None else copy
+        crossing = self._analysed(and_masks(program, ~self.within), mask.heads)
         if crossing.runs.start.size:
             raise self._not_separate(crossing)
-        self._separate[id(mask)] = mask
-
-    def _kept(
-        self, mod: MaskMod | Program, program: Program, heads: int | None, mask: BlockMask
-    ) -> BlockMask:
-        """The mask, from now on to be found."""
-        if not any(isinstance(one, Tensor) and one.is_inference() for one in program.captures):
-            self._made.append(_Made(mod, program, heads, mask))
-        return mask
+        if copy is not None:
+            _keep(_Made(copy, mask.heads, True, crossing), self._crossing)
 
     def _packed(self, mod: MaskMod | Program) -> MaskMod | Program:
         """The mask of packed positions; of a program a program, for no function shall seem to be there."""
         within = self.within.around(mod)
         return trace(within) if isinstance(mod, Program) else within
+
+    def _of(self, mod: MaskMod | Program, mask: BlockMask) -> BlockMask:
+        """A kept mask as the mask of a function that says the same; what engines keep on it they share."""
+        if isinstance(mod, Program):
+            return mask
+        other = object.__new__(BlockMask)
+        vars(other).update(vars(mask), mask_mod=self._packed(mod))
+        return other
 
     def _analysed(
         self, mod: MaskMod | Program, heads: int | None, block_size: int | tuple[int, int] = 128
@@ -144,13 +155,6 @@ class Sequences:
         # What is made in inference mode could not be kept for a call that is not.
         with torch.inference_mode(False):
             return create_block_mask(mod, 1, heads, self.q_len, self.kv_len, self.device, block_size)
-
-    def _for_this_mod(self, mask: BlockMask, mod: MaskMod | Program) -> BlockMask:
-        """The blocks of a mask as the mask of another mod that says the same."""
-        packed = self._packed(mod)
-        with torch.inference_mode(False):
-            program = trace(packed, ModKind.MASK)
-            return replace(mask, program=program, mask_mod=packed, watched=watch(program, packed))
 
     def _not_separate(self, crossing: BlockMask) -> ArgumentError:
         """The error for a mask, from what of it crosses sequences."""
@@ -193,57 +197,84 @@ def sequences_of(queries: Ragged, keys: Ragged) -> Sequences:
     for known, sequences in tuple(kept):
         if known.is_of(queries, keys):
             return sequences
+    known = _Known.of(queries, keys)  # before they are read, so that no later write passes for read
     sequences = _read(queries, keys)
-    kept.append((_Known.of(queries, keys), sequences))
+    kept.append((known, sequences))
     return sequences
 
 
 def _read(queries: Ragged, keys: Ragged) -> Sequences:
     with torch.inference_mode(False):
-        offsets, lengths = _bounds(queries, "query")
-        if all(mine is yours for mine, yours in zip(queries[:2], keys[:2], strict=True)):
-            within = jagged(noop_mask, offsets, lengths=lengths)
-        else:
-            kv_offsets, kv_lengths = _bounds(keys, "key")
-            within = jagged(noop_mask, offsets, kv_offsets, lengths, kv_lengths)
+        sides = [_checked(queries, "query")]
+        if not _are_one(queries, keys):
+            sides.append(_checked(keys, "key"))
+        if not all(map(_is_filled, sides)):
+            sides = [_with_the_rest(side) for side in sides]
+        offsets, lengths, _ = sides[0]
+        kv_offsets, kv_lengths, _ = sides[1] if len(sides) > 1 else (None, None, 0)
+        within = jagged(noop_mask, offsets, kv_offsets, lengths, kv_lengths)
     return Sequences(within, queries.total, keys.total, queries.offsets.device)
 
 
-def _bounds(side: Ragged, name: str) -> tuple[Tensor, Tensor | None]:
-    """Offsets and lengths as `jagged` takes them, for all positions there are."""
+def _checked(side: Ragged, name: str) -> Ragged:
+    """A copy of a cut that ends within the values."""
     offsets = side.offsets.detach().clone()
-    first, last = int(offsets[0]), int(offsets[-1])
-    if last > side.total:
+    if int(offsets[-1]) > side.total:
         raise ArgumentError(
-            f"the offsets of {name} must end within its {side.total} values, got {last}; "
+            f"the offsets of {name} must end within its {side.total} values, got {int(offsets[-1])}; "
             "give torch.nested.nested_tensor_from_jagged offsets that end there"
         )
-    if side.lengths is None and first == 0 and last == side.total:
-        return offsets, None
-    lengths = offsets.diff() if side.lengths is None else side.lengths.detach().clone()
-    # One sequence more, an empty one, stands for what lies behind the last.
-    return torch.cat((offsets, offsets.new_tensor([side.total]))), torch.cat((lengths, lengths.new_zeros(1)))
+    return Ragged(offsets, None if side.lengths is None else side.lengths.detach().clone(), side.total)
 
 
-class _Mark(NamedTuple):
-    """A tensor as it was: itself, held weakly, and its state."""
+def _are_one(queries: Ragged, keys: Ragged) -> bool:
+    """Whether queries and keys lie alike."""
+    if queries.total != keys.total or (queries.lengths is None) != (keys.lengths is None):
+        return False
+    return _is_copy(queries.offsets, keys.offsets) and (
+        queries.lengths is None or keys.lengths is None or _is_copy(queries.lengths, keys.lengths)
+    )
 
-    tensor: TensorWeakRef
-    version: int  # −1 where torch counts no writes
-    address: int
-    content: Tensor | None  # a copy, where the count is missing
+
+def _is_filled(side: Ragged) -> bool:
+    """Whether its sequences lie end to end over all there is."""
+    return side.lengths is None and int(side.offsets[0]) == 0 and int(side.offsets[-1]) == side.total
+
+
+def _with_the_rest(side: Ragged) -> Ragged:
+    """The same with one sequence more, an empty one, which stands for what lies behind the last."""
+    offsets = torch.cat((side.offsets, side.offsets.new_tensor([side.total])))
+    lengths = side.offsets.diff() if side.lengths is None else side.lengths
+    return Ragged(offsets, torch.cat((lengths, lengths.new_zeros(1))), side.total)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Mark:
+    """A tensor of offsets or lengths as it was: a copy of it, or it, held weakly, and its state."""
+
+    copy: Tensor | None
+    tensor: TensorWeakRef | None = None
+    state: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Mark:
-        counted = not tensor.is_inference()
-        version = tensor._version if counted else -1
-        return cls(TensorWeakRef(tensor), version, tensor.data_ptr(), None if counted else tensor.clone())
+        if _is_compared(tensor):
+            return cls(tensor.clone())
+        return cls(None, TensorWeakRef(tensor), (tensor._version, tensor.data_ptr()))
 
     def is_as(self, tensor: Tensor) -> bool:
-        """Whether this is the tensor, and it is unchanged."""
-        if self.tensor() is not tensor or self.address != tensor.data_ptr():
-            return False
-        return bool(tensor._version == self.version if self.content is None else tensor.equal(self.content))
+        """Whether a tensor is as this one was."""
+        if self.copy is not None:
+            return _is_copy(self.copy, tensor)
+        assert self.tensor is not None, "a mark has one of the two"
+        return self.tensor() is tensor and self.state == (tensor._version, tensor.data_ptr())
+
+
+def _is_compared(tensor: Tensor) -> bool:
+    """Whether offsets are known by content; else by identity, and torch's count of writes."""
+    # A device would be waited for at each call. Of what is made in inference mode torch counts no writes.
+    return tensor.is_cpu or tensor.is_inference()
 
 
 class _Known(NamedTuple):
@@ -270,19 +301,37 @@ class _Known(NamedTuple):
 _kept: MutableMapping[Tensor, deque[tuple[_Known, Sequences]]] = WeakTensorKeyDictionary()
 
 
-def _same_captures(first: Program, second: Program) -> bool:
-    return all(mine is yours for mine, yours in zip(first.captures, second.captures, strict=True))
+def _copied(program: Program) -> Program | None:
+    """The program over copies of the tensors it reads; None where it is not to be kept."""
+    captures = [one for one in program.captures if isinstance(one, Tensor) and not is_observed(one)]
+    if len(captures) < len(program.captures) or _size(captures) > _MOST_BYTES:
+        return None
+    with torch.inference_mode(False):  # where they are saved for a backward pass, they must be plain tensors
+        return replace(program, captures=tuple(one.detach().clone() for one in captures))
 
 
-def _says(mod: MaskMod, program: Program) -> bool:
-    """Whether a function says now what a program says, about the very same tensors."""
-    try:
-        now = trace(mod, ModKind.MASK)
-    except Exception:  # it is an earlier call's, and what it read may be gone
+def _keep(made: _Made, latest: deque[_Made]) -> None:
+    """Add a mask to the latest, and drop the oldest while they read too much."""
+    latest.append(made)
+    while sum(_size(one.program.captures) for one in latest) > _MOST_BYTES:
+        latest.popleft()
+
+
+def _size(captures: Iterable[Array]) -> int:
+    return sum(one.numel() * one.element_size() for one in captures if isinstance(one, Tensor))
+
+
+def _is_copy(copy: Array, now: Array) -> bool:
+    """Whether a tensor is of the same form as a copy, and holds the same to the bit."""
+    assert isinstance(copy, Tensor)
+    if not isinstance(now, Tensor):
         return False
-    same = now.structure == program.structure and now.numbers == program.numbers
-    return same and _same_captures(now, program)
+    if (copy.dtype, copy.device, copy.shape) != (now.dtype, now.device, now.shape):
+        return False
+    mine, yours = _bytes(copy), _bytes(now)
+    # Torch compares number by number, which takes ten times as long.
+    return np.array_equal(mine.numpy(), yours.numpy()) if mine.is_cpu else torch.equal(mine, yours)
 
 
-def _is_current(mask: BlockMask) -> bool:
-    return not any(one.has_changed for one in mask.watched)
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().resolve_neg().reshape(-1).view(torch.uint8)

@@ -52,7 +52,9 @@ def run_demo(size: Size, console: Console, out: Path | None = None) -> bool:
     if out is not None:
         from saccade.bench.gallery import write_gallery  # deferred: matplotlib is optional
 
-        console.print(f"The gallery is drawn in {write_gallery(out)}\n", markup=False, highlight=False)
+        console.print(
+            f"The gallery is drawn in {write_gallery(out)}\n", markup=False, highlight=False, soft_wrap=True
+        )
     start = time.perf_counter()
     results = _run_with_progress(demo_patterns(size), console)
     console.print(_table(results, console.width))

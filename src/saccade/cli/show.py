@@ -16,7 +16,8 @@ from saccade.block_mask.shares import cell_edges, values_at, visible_shares
 from saccade.cli import quantities
 from saccade.cli.mod_argument import read_kind
 from saccade.errors import ArgumentError
-from saccade.explorer import write_mask_html
+from saccade.explorer import mask_html
+from saccade.explorer.page_file import write_page
 from saccade.ir.program import Program
 from saccade.ir.structure import ModKind
 from saccade.signatures import ScoreMod
@@ -81,17 +82,20 @@ def show_mask(
     title = mask if score is None else f"{mask} + {score}"
     shown = _Shown(title, blocks, score_mod, program)
     if html is not None:
-        written = write_mask_html(html, blocks, score_mod=score_mod, tokens=tokens, title=title)
-        console.print(f"explained in {written}: open it in a browser", markup=False, highlight=False)
+        page = mask_html(blocks, score_mod=score_mod, tokens=tokens, title=title)
+        write_page(html, page, given=f"--html {html}")
+        console.print(
+            f"explained in {html}: open it in a browser", markup=False, highlight=False, soft_wrap=True
+        )
     if out is None:
         if html is None:
             _print(shown, console)
     elif out.suffix.lower() == ".svg" and program is None:
         _write_svg(shown, out)
-        console.print(f"drawn in {out}", markup=False, highlight=False)
+        console.print(f"drawn in {out}", markup=False, highlight=False, soft_wrap=True)
     else:
         _write_figure(shown, out)
-        console.print(f"drawn in {out}", markup=False, highlight=False)
+        console.print(f"drawn in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(shown: _Shown, console: Console) -> None:

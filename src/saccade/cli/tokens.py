@@ -71,7 +71,8 @@ def lengths(q_len: int | None, kv_len: int | None, tokens: list[str] | None) -> 
 
 def _read(path: Path, option: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        # Not read_text: it would take a lone carriage return for a line end, and a byte order mark for text.
+        return path.read_bytes().decode().removeprefix("\ufeff")
     except OSError as fault:
         raise ArgumentError(
             f"expected a file that can be read, got {option} {path} ({fault.strerror}); check the path"
@@ -86,13 +87,13 @@ def _read(path: Path, option: str) -> str:
 def _listed(text: str, path: Path) -> list[str]:
     """The tokens of a file: of a JSON list where it is one, else of its lines."""
     if not text.lstrip().startswith("["):
-        return text.splitlines()
+        return _lines(text)
     try:
         found = json.loads(text)
     except json.JSONDecodeError as fault:
         # A first token that is a bracket, as in [CLS].
         if not text.lstrip().startswith('["'):
-            return text.splitlines()
+            return _lines(text)
         raise ArgumentError(
             f"expected one token a line or a JSON list of texts, got --tokens {path}, which is no JSON "
             f"({fault}); correct it"
@@ -103,3 +104,8 @@ def _listed(text: str, path: Path) -> list[str]:
             f"expected a JSON list of texts, got --tokens {path}, which holds {wrong!r}; put it into quotes"
         )
     return [str(token) for token in found]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text. Only a line feed parts them: a token may hold any other separator."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []

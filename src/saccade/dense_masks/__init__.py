@@ -4,7 +4,7 @@ Owns `AttentionMaskConverter` and the functions around it, with the names, signa
 transformers' `modeling_attn_mask_utils`, so that code written for those runs by changing the import; their
 forms as a mask_mod and as a `BlockMask`; and the split of any additive mask into a mask and a score. It
 computes no attention and never imports transformers. Invariant: a tensor made here and its mask form agree
-about every pair.
+about every pair, rounding of a floating 2-D mask to the tensor's dtype excepted.
 """
 
 from saccade.dense_masks.additive import AdditiveMods, additive_mask, mods_of_additive

@@ -1,7 +1,9 @@
 """Additive masks of any origin, to mods and back.
 
 An additive mask is two things in one: where it hides it is a mask, where it only penalises it is a score.
-Owns the split, and the way back from any mask to a tensor. Which entry hides is `mod_value`'s to say.
+Owns the split, and the way back from any mask to a tensor. Which entry hides is `mod_value`'s to say. How
+`scaled_dot_product_attention` and the modules read an additive mask is `attention.additive`'s: they would
+look for blocks and penalties at each call, and so look for blocks where that pays, and for penalties never.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from saccade.dense_masks.recording import is_recorded
 from saccade.dense_masks.tables import require_floating, written
 from saccade.errors import DTypeError
 from saccade.masks import Mask, dense
-from saccade.mod_value import hides, require_tensor
+from saccade.mod_value import as_stored, hides, require_tensor
 from saccade.scores import Score, bias
 from saccade.signatures import MaskMod
 
@@ -52,8 +54,9 @@ def mods_of_additive(table: Tensor) -> AdditiveMods:
     row of -0.0 sees everything.
 
     Args:
-        table: Floating tensor `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`; axes of size 1 broadcast. Both mods
-            keep it as given; it may require a gradient, which reaches it through the score.
+        table: Floating tensor `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`; axes of size 1 broadcast, and what was
+            expanded is read as it is stored. Both mods keep it as given; it may require a gradient, which
+            reaches it through the score.
 
     Returns:
         The two mods. `score_mod` is None where every visible entry is 0 now. It is kept where that cannot be
@@ -122,7 +125,7 @@ def additive_mask(
         mask = create_block_mask(mask, batch, heads, q_len, kv_len, device=device)
     batch, heads = batch or 1, heads or 1
     mask.check_usable(batch, heads, q_len, kv_len)
-    table = written(~_stored(mask.to_bool()), dtype)
+    table = written(~as_stored(mask.to_bool()), dtype)
     return table.to(mask.device if device is None else device).expand(batch, heads, q_len, kv_len)
 
 
@@ -130,13 +133,5 @@ def _may_penalise(table: Tensor) -> bool:
     """Whether a visible entry is not 0, as far as can be told."""
     if table.requires_grad or is_recorded(table):
         return True
-    entries = _stored(table)
+    entries = as_stored(table)
     return bool(((entries != 0) & ~hides(entries, entries.dtype)).any())
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    """The tensor with its expanded axes at size 1, so that what is computed of it is no larger than it is."""
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if size > 1 and stride == 0:
-            tensor = tensor.narrow(axis, 0, 1)
-    return tensor

@@ -1,7 +1,8 @@
 """`AttentionMaskConverter`: one rule of causality, window and padding, as an additive tensor or as a mask.
 
 Owns what the rule hides. Which of its tensors a model's attention is given is `prepare`'s. Invariant: for the
-same lengths and the same 2-D mask, tensor and mask form agree about every pair.
+same lengths and the same 2-D mask, tensor and mask form agree about every pair, but for keys whose number in
+a floating 2-D mask is not 1 and is rounded to 1 in the table's dtype.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ class AttentionMaskConverter:
 
     The queries are the last of the keys: query i stands at position `key_value_length - query_length + i`.
     Methods that transformers has give its tensors, to the bit; `mask_mod` and `block_mask` give the same
-    pairs without a table. In the 2-D masks 1 keeps a key, and *any* other number hides it.
+    pairs without a table. In the 2-D masks 1 keeps a key, and *any* other number hides it. A table compares
+    them in its own dtype, as transformers does, so that bfloat16 takes 0.9999 for 1; the mask forms, which
+    have no dtype, compare them as they are.
+
+    Where transformers raises or guesses, this does not follow: a 2-D mask of one entry must be for one key
+    (there it is broadcast over all), a bool 4-D mask is taken, and float64 tables are written even by
+    releases of transformers that overflow on them.
 
     Args:
         is_causal: Whether a query sees keys up to its own position alone.
@@ -164,7 +171,9 @@ class AttentionMaskConverter:
     ) -> Mask:
         """Give the rule as a mask, without a table.
 
-        It shows exactly the pairs at which `to_4d` (without a 2-D mask, `to_causal_4d`) has 0.
+        It shows the pairs at which `to_4d` (without a 2-D mask, `to_causal_4d`) has 0: exactly those, unless
+        a number of a floating 2-D mask is not 1 and is rounded to 1 in the table's dtype, which is hidden
+        here.
 
         Args:
             query_length: Q.

@@ -5,8 +5,10 @@ Owns `Packed`. Invariant: `unpack` gives back what `pack` was given, its padding
 
 from __future__ import annotations
 
+from cmath import isfinite
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from numbers import Number
 from typing import Literal, TypeAlias, final
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from saccade.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from saccade.masks.vector import integer_vector, lengths_of_starts
-from saccade.mod_value import require_tensor
+from saccade.mod_value import require_at_least, require_tensor
 
 __all__ = ["Packed", "PaddingSide", "pack", "require_packed", "unpack"]
 
@@ -35,9 +37,6 @@ class Packed:
             never falling. It is kept as int64 on the device of the values, the same tensor where it is so
             already.
 
-    Attributes:
-        max_seqlen: The length of the longest sequence; 0 where there is none.
-
     Raises:
         ArgumentTypeError: One of the two is no tensor.
         ArgumentError: cu_seqlens do not start at 0, fall, or do not end with the values.
@@ -52,7 +51,6 @@ class Packed:
 
     values: Tensor
     cu_seqlens: Tensor
-    max_seqlen: int = field(init=False)
 
     def __post_init__(self) -> None:
         require_tensor(self.values, "Packed(): values")
@@ -60,19 +58,23 @@ class Packed:
         if self.values.dim() == 0:
             raise ShapeError("Packed(): values must be [total, ...], got a tensor without dimensions")
         starts = integer_vector(self.cu_seqlens, "Packed(): cu_seqlens").to(self.values.device)
-        lengths = lengths_of_starts(starts, "Packed()", "cu_seqlens")
+        lengths_of_starts(starts, "Packed()", "cu_seqlens")
         if int(starts[-1]) != self.values.shape[0]:
             raise ArgumentError(
                 f"Packed(): cu_seqlens must end with the values, at {self.values.shape[0]}, "
                 f"got {int(starts[-1])}"
             )
         object.__setattr__(self, "cu_seqlens", starts)
-        object.__setattr__(self, "max_seqlen", int(lengths.max()) if lengths.numel() else 0)
 
     @property
     def lengths(self) -> Tensor:
         """int64 `[B]`: the length of each sequence."""
         return self.cu_seqlens.diff()
+
+    @property
+    def max_seqlen(self) -> int:
+        """The length of the longest sequence; 0 where there is none. Read from cu_seqlens when asked for."""
+        return _longest(self.lengths)
 
     def with_values(self, values: Tensor) -> Packed:
         """Return the same sequences with other values, one for each position again.
@@ -139,10 +141,13 @@ def pack(
     if (lengths is None) == (keep is None):
         given = "neither" if lengths is None else "both"
         raise ArgumentError(f"pack() expects lengths or keep, got {given}; they say which tokens are real")
+    _require_side(padding_side, "pack()")
     batch, length = padded.shape[:2]
     if keep is None:
         assert lengths is not None
-        keep = _kept(integer_vector(lengths, "pack(): lengths"), batch, length, padding_side, padded.device)
+        held = integer_vector(lengths, "pack(): lengths")
+        _require_lengths(held, batch, length)
+        keep = _kept(held.to(padded.device), length, padding_side)
     else:
         _require_keep(keep, batch, length, "pack()")
     counts = keep.sum(dim=1)
@@ -166,15 +171,16 @@ def unpack(
         keep: Where tokens go: bool `[B, L]`, in each row as many True as the sequence has tokens; then
             neither `length` nor `padding_side` has a say.
         padding_side: Where padding goes: "right" or "left".
-        fill: The value of padding.
+        fill: The value of padding, a number that the dtype of the values holds.
 
     Returns:
         `[B, L, ...]` of the dtype of the values.
 
     Raises:
-        ArgumentTypeError: `packed` is no `Packed`, or `keep` no tensor.
+        ArgumentTypeError: `packed` is no `Packed`, `keep` no tensor, `length` no integer or `fill` no
+            number.
         ArgumentError: A sequence is longer than `length`; rows of `keep` have not as many tokens;
-            padding_side is another word.
+            padding_side is another word; values of that dtype cannot be `fill`.
         DTypeError: `keep` is not bool.
         ShapeError: `keep` has not one row a sequence.
 
@@ -185,16 +191,21 @@ def unpack(
                 [ 4,  5,  6]])
     """
     require_packed(packed, "unpack()")
+    _require_side(padding_side, "unpack()")
+    if length is not None:
+        require_at_least(None, length, "unpack(): length")
     lengths, values = packed.lengths, packed.values
     batch = lengths.numel()
+    padding = _padding(fill, values)
     if keep is None:
-        length = packed.max_seqlen if length is None else length
-        if length < packed.max_seqlen:
+        longest = _longest(lengths)
+        length = longest if length is None else length
+        if length < longest:
             raise ArgumentError(
-                f"unpack(): length must hold the longest sequence, of {packed.max_seqlen} tokens, got "
+                f"unpack(): length must hold the longest sequence, of {longest} tokens, got "
                 f"length={length}; cut the sequences before"
             )
-        keep = _kept(lengths, batch, length, padding_side, values.device)
+        keep = _kept(lengths, length, padding_side)
     else:
         _require_keep(keep, batch, None, "unpack()")
         length = keep.shape[1]
@@ -203,7 +214,7 @@ def unpack(
                 "unpack(): keep must have as many True in a row as the sequence has tokens, "
                 f"{lengths.tolist()}, got {keep.sum(dim=1).tolist()}"
             )
-    room = values.new_full((batch * length, *values.shape[1:]), fill)
+    room = padding.repeat(batch * length, *values.shape[1:])
     filled = room.index_copy(0, _places(keep, values.device), values)
     return filled.view(batch, length, *values.shape[1:])
 
@@ -221,11 +232,46 @@ def require_packed(packed: object, function: str) -> None:
         )
 
 
-def _kept(lengths: Tensor, batch: int, length: int, padding_side: str, device: torch.device) -> Tensor:
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
+
+
+def _kept(lengths: Tensor, length: int, padding_side: PaddingSide) -> Tensor:
     """Where the tokens of padded sequences are, bool `[B, L]`."""
+    place = torch.arange(length, device=lengths.device)
+    return place < lengths[:, None] if padding_side == "right" else place >= length - lengths[:, None]
+
+
+def _padding(fill: float, values: Tensor) -> Tensor:
+    """The value of padding, a 0-d tensor like the values."""
+    if not isinstance(fill, Number):
+        raise ArgumentTypeError(f"unpack(): fill must be a number, got {type(fill).__name__} {fill!r}")
+    try:
+        padding = values.new_full((), fill)
+        # Fractions may be rounded, but only to fractions.
+        is_exact = not (values.is_floating_point() or values.is_complex())
+        is_held = padding.item() == fill if is_exact else isfinite(padding.item()) or not isfinite(fill)
+    except (RuntimeError, TypeError):  # out of the dtype's range; complex for a real dtype
+        is_held = False
+    if not is_held:
+        raise ArgumentError(
+            f"unpack(): fill must be a number that values of {values.dtype} can be, got fill={fill!r}; "
+            "choose another, or convert the values before"
+        )
+    return padding
+
+
+def _places(keep: Tensor, device: torch.device) -> Tensor:
+    """Where the kept tokens are, among all in order."""
+    return keep.flatten().nonzero().squeeze(1).to(device)
+
+
+def _require_side(padding_side: object, function: str) -> None:
     if padding_side not in ("right", "left"):
-        raise ArgumentError(f"padding_side must be 'right' or 'left', got {padding_side!r}")
-    lengths = lengths.to(device)
+        raise ArgumentError(f"{function}: padding_side must be 'right' or 'left', got {padding_side!r}")
+
+
+def _require_lengths(lengths: Tensor, batch: int, length: int) -> None:
     if lengths.shape != (batch,):
         raise ShapeError(f"pack(): lengths must hold one number a sequence, {batch}, got {lengths.numel()}")
     if batch and not bool(((lengths >= 0) & (lengths <= length)).all()):
@@ -233,13 +279,6 @@ def _kept(lengths: Tensor, batch: int, length: int, padding_side: str, device: t
             f"pack(): lengths must lie between 0 and the padded length {length}, "
             f"got lengths={lengths.tolist()}"
         )
-    place = torch.arange(length, device=device)
-    return place < lengths[:, None] if padding_side == "right" else place >= length - lengths[:, None]
-
-
-def _places(keep: Tensor, device: torch.device) -> Tensor:
-    """Where the kept tokens are, among all in order."""
-    return keep.flatten().nonzero().squeeze(1).to(device)
 
 
 def _require_keep(keep: object, batch: int, length: int | None, function: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from saccade.attention.nested import PerSequence, ragged_of, require_jagged
 from saccade.attention.sequences import sequences_of
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.errors import ArgumentTypeError
+from saccade.errors import ArgumentTypeError, MaskAxisError
 from saccade.ir.structure import ModKind
 from saccade.masks import jagged, noop_mask
 from saccade.mod_value import require_mod
@@ -65,6 +65,7 @@ def block_mask_of(
         )
     """
     within = jagged(mask_mod, cu_seqlens, kv_cu_seqlens)
+    trace(mask_mod, ModKind.MASK)  # by itself, so that an error is about it and not about what wraps it
     q_len = _end(cu_seqlens)
     kv_len = q_len if kv_cu_seqlens is None else _end(kv_cu_seqlens)
     if device is None:
@@ -91,7 +92,8 @@ def create_nested_block_mask(
         q_nested: The query, or any nested tensor of layout jagged with its sequences: `[B, H, j, D]`,
             `[B, j, H, D]`, ...
         kv_nested: The key, for cross attention. Default: the query's sequences.
-        heads: Number of query heads. Default: those of a `q_nested` `[B, H, j, D]` where the mask reads h.
+        heads: Number of query heads. Default: where the mask reads h, those of a `q_nested` `[B, H, j, D]` or
+            `[B, j, H, D]`.
         BLOCK_SIZE: Tokens a block: one number, or (queries, keys).
 
     Returns:
@@ -101,6 +103,7 @@ def create_nested_block_mask(
         ArgumentTypeError: A tensor is not nested.
         UnsupportedError: It is nested with another layout.
         ArgumentError: There are not as many sequences of keys as of queries.
+        MaskAxisError: The mask reads h, and neither `heads` nor `q_nested` tells how many there are.
         SaccadeError: Whatever `create_block_mask` raises for the mask.
 
     Example:
@@ -122,8 +125,8 @@ def create_nested_block_mask(
                 f"{nested!r}; numbers of batches and heads are left out here"
             )
         require_jagged(name, nested)
-    if heads is None and trace(mask_mod, ModKind.MASK).reads("h") and cast("Any", q_nested)._ragged_idx == 2:
-        heads = q_nested.shape[1]
+    if trace(mask_mod, ModKind.MASK).reads("h") and heads is None:
+        heads = _heads(q_nested)
     sequences = sequences_of(ragged_of(q_nested), ragged_of(keys))
     return sequences.new_block_mask(mask_mod, heads, BLOCK_SIZE)
 
@@ -145,6 +148,7 @@ def score_mod_of(
         The score_mod for a call with the mask of `block_mask_of`, which hides what is between sequences.
 
     Raises:
+        ModError: `score_mod` is no score_mod.
         SaccadeError: Whatever `saccade.masks.jagged` raises for these arguments.
 
     Example:
@@ -155,7 +159,21 @@ def score_mod_of(
         tensor(-0.2000)
     """
     require_mod(score_mod, "score_mod_of()")
+    trace(score_mod, ModKind.SCORE)  # by itself, as in block_mask_of
     return PerSequence(score_mod, jagged(noop_mask, cu_seqlens, kv_cu_seqlens))
+
+
+def _heads(nested: Tensor) -> int:
+    """The query heads of a nested tensor that has a dimension of them."""
+    ragged = cast("Any", nested)._ragged_idx
+    if ragged == 2:
+        return nested.shape[1]
+    if ragged == 1 and nested.dim() == 4:
+        return nested.shape[2]
+    raise MaskAxisError(
+        "create_nested_block_mask(): the mask reads 'h', and q_nested of shape "
+        f"[{', '.join(map(str, nested.shape))}] does not tell how many heads there are; pass heads="
+    )
 
 
 def _end(cu_seqlens: Sequence[int] | Tensor) -> int:

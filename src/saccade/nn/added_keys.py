@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
+from saccade.attention.request import no_mask
 from saccade.block_mask import BlockMask
-from saccade.errors import ArgumentTypeError, UnsupportedError
+from saccade.errors import UnsupportedError
 from saccade.masks import Mask
 from saccade.scores import Score
 from saccade.signatures import MaskMod, ScoreMod
@@ -68,26 +69,27 @@ def mods_of_given(
 def mask_of_blocks(
     block_mask: BlockMask | TorchBlockMask, batch: int, heads: int, q_len: int, kv_len: int
 ) -> MaskMod:
-    """Return a block mask of the given keys as the mod it was made from, which `visible_beyond` may wrap.
+    """Return a block mask of the given keys as the mod it was made from, for `mods_of_given`.
 
     Raises:
         ArgumentTypeError: It is no block mask.
         SaccadeError: It does not fit a call of these sizes.
-        UnsupportedError: Its blocks were given, so that no mod says the same.
+        UnsupportedError: It is torch's own, or its blocks were given: no mod is known to say the same.
     """
     if isinstance(block_mask, BlockMask):
         block_mask.check_usable(batch, heads, q_len, kv_len)
         if block_mask.analysed:
             return block_mask.program
-    elif not isinstance(block_mask, TorchBlockMask):
-        raise ArgumentTypeError(
-            f"block_mask must be a BlockMask or None, got {type(block_mask).__name__}; make one with "
-            "create_block_mask"
-        )
+        made, remedy = "one of given blocks", "pass a function that says the same as mask_mod="
+    elif isinstance(block_mask, TorchBlockMask):
+        made = "torch's own, whose blocks need not be those of its mask_mod"
+        remedy = "make it with saccade.create_block_mask, or pass its function as mask_mod="
+    else:
+        raise no_mask(block_mask)
     raise UnsupportedError(
-        "with add_bias_kv or add_zero_attn, block_mask must be one that create_block_mask made of a mod, as "
-        f"there are more keys than it is for; got one of given blocks, for {block_mask.seq_lengths[1]} keys: "
-        "pass a function that says the same as mask_mod="
+        "with add_bias_kv or add_zero_attn there are more keys than block_mask is for, so it must be one "
+        f"that saccade.create_block_mask made of a mod; got {made}, for {block_mask.seq_lengths[1]} keys: "
+        + remedy
     )
 
 

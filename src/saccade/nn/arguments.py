@@ -1,4 +1,4 @@
-"""Checks of the numbers that modules are made with; each says what was expected and given."""
+"""Checks of the numbers and choices that modules are made with; each says what was expected and given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from numbers import Real
 from saccade.errors import ArgumentError, ArgumentTypeError
 from saccade.mod_value import require_at_least
 
-__all__ = ["require_divisor", "require_probability", "require_sizes"]
+__all__ = ["require_bools", "require_divisor", "require_probability", "require_sizes"]
+
+
+def require_bools(receiver: str, **choices: object) -> None:
+    """Check that what says yes or no is a bool: any text would be a yes.
+
+    Raises:
+        ArgumentTypeError: One is none.
+    """
+    for name, choice in choices.items():
+        if not isinstance(choice, bool):
+            raise ArgumentTypeError(
+                f"{receiver}(): {name} must be True or False, got {type(choice).__name__} {choice!r}"
+            )
 
 
 def require_sizes(receiver: str, **sizes: int) -> None:

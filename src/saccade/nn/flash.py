@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from saccade.attention import flex_attention
+from saccade.attention.additive import additive_mods
 from saccade.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from saccade.masks import Mask, and_masks, causal, dense, shift
-from saccade.mod_value import require_tensor
-from saccade.nn.arguments import require_probability
+from saccade.mod_value import require_at_least, require_tensor
+from saccade.nn.arguments import require_bools, require_probability
 from saccade.nn.implementation import AttentionModule
 from saccade.planner import AUTO
-from saccade.scores import Score, bias
+from saccade.scores import Score
 
 __all__ = ["FlashAttention"]
 
@@ -37,7 +38,7 @@ class FlashAttention(AttentionModule):
         dropout (float): As given.
 
     Raises:
-        ArgumentTypeError: `dropout` is no number.
+        ArgumentTypeError: `causal` or `flash` is no bool, or `dropout` no number.
         ArgumentError: `dropout` is outside [0, 1], no backend has the name, or one that is fused is named
             with `flash=False`.
 
@@ -54,6 +55,8 @@ class FlashAttention(AttentionModule):
     (arXiv 2205.14135).
     """
 
+    _put_aside: str = AUTO  # the fused engine that `flash = False` took the place of
+
     def __init__(
         self,
         causal: bool = False,
@@ -63,6 +66,7 @@ class FlashAttention(AttentionModule):
         attn_implementation: str = AUTO,
     ) -> None:
         super().__init__(attn_implementation)
+        require_bools("FlashAttention", causal=causal, flash=flash)
         require_probability("FlashAttention", dropout)
         if not flash and attn_implementation not in (AUTO, _PLAIN):
             raise ArgumentError(
@@ -75,13 +79,21 @@ class FlashAttention(AttentionModule):
 
     @property
     def flash(self) -> bool:
-        """Whether a fused engine computes; assigning it changes `attn_implementation`, and the reverse."""
+        """Whether a fused engine computes; assigning it changes `attn_implementation`, and the reverse.
+
+        True takes back the engine that False put aside.
+        """
         return self.attn_implementation != _PLAIN
 
     @flash.setter
     def flash(self, fused: bool) -> None:
-        if fused != self.flash:
-            self.attn_implementation = AUTO if fused else _PLAIN
+        require_bools("FlashAttention", flash=fused)
+        if fused == self.flash:
+            return
+        if fused:
+            self.attn_implementation = self._put_aside
+        else:
+            self._put_aside, self.attn_implementation = self.attn_implementation, _PLAIN
 
     def get_mask(self, i: int, j: int, device: torch.device | str | None = None) -> Tensor:
         """Return which keys causality hides, whether or not this module is causal.
@@ -94,11 +106,17 @@ class FlashAttention(AttentionModule):
         Returns:
             bool `[i, j]`, True where the key is hidden. Row 0 sees the first j - i + 1 keys.
 
+        Raises:
+            ArgumentTypeError: A number is no integer.
+            ArgumentError: A number is negative.
+
         Example:
             >>> FlashAttention().get_mask(2, 4).int()
             tensor([[0, 0, 0, 1],
                     [0, 0, 0, 0]], dtype=torch.int32)
         """
+        for name, length in (("i", i), ("j", j)):
+            require_at_least(0, length, f"get_mask(): {name}")
         return torch.ones((i, j), dtype=torch.bool, device=device).triu(j - i + 1)
 
     def forward(
@@ -144,7 +162,9 @@ class FlashAttention(AttentionModule):
         Raises:
             SaccadeError: As for `forward`.
         """
-        return self._attend(q, k, v, mask, attn_bias, self.attn_implementation if self.flash else AUTO)
+        return self._attend(
+            q, k, v, mask, attn_bias, self.attn_implementation if self.flash else self._put_aside
+        )
 
     def extra_repr(self) -> str:
         """Return what printing the module says."""
@@ -158,13 +178,15 @@ class FlashAttention(AttentionModule):
         _require_tensors(q, k, v)
         scores = (*q.shape[:3], k.shape[2])
         masks: list[Mask] = [] if mask is None else [_mask(mask, scores)]
+        hides, score = (None, None) if attn_bias is None else _additive(attn_bias, scores)
+        masks += [] if hides is None else [hides]
         if self.causal:
             masks.append(shift(causal, q=k.shape[2] - q.shape[2]))
         return flex_attention(
             q,
             k,
             v,
-            score_mod=None if attn_bias is None else _bias(attn_bias, scores),
+            score_mod=score,
             mask_mod=and_masks(*masks) if masks else None,
             enable_gqa=True,
             dropout_p=self.dropout if self.training else 0.0,
@@ -183,15 +205,15 @@ def _mask(given: Tensor, scores: tuple[int, ...]) -> Mask:
     return dense(_table("mask", given, scores))
 
 
-def _bias(given: Tensor, scores: tuple[int, ...]) -> Score:
-    """What the argument `attn_bias` adds, to scores of that shape."""
+def _additive(given: Tensor, scores: tuple[int, ...]) -> tuple[Mask | None, Score]:
+    """What the argument `attn_bias` hides and adds, of scores of that shape."""
     require_tensor(given, "attn_bias")
     if not given.dtype.is_floating_point:
         raise DTypeError(
             f"attn_bias must be floating, got dtype={given.dtype}; pass what says which pairs are "
             "kept as mask"
         )
-    return bias(_table("attn_bias", given, scores), hide_lowest=True)
+    return additive_mods(_table("attn_bias", given, scores), scores[2])
 
 
 def _require_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -64,7 +64,8 @@ def set_attn_implementation(model: nn.Module, implementation: str | Mapping[str,
     Raises:
         ArgumentTypeError: `model` is no module, or `implementation` neither text nor a dictionary.
         ArgumentError: There is no backend of a name, no submodule of a key, or no Saccade module in the model
-            or below a key; or a module that is reached by two names would get two backends.
+            or below a key; the dictionary is empty; or a module that is reached by two names would get two
+            backends.
 
     Example:
         >>> from saccade.nn import MultiheadFlexAttention
@@ -105,6 +106,11 @@ def _backends_by_key(implementation: object) -> dict[str, str]:
             "implementation must be the name of a backend, or a dictionary from names of submodules to such "
             f'names, got {type(implementation).__name__} {implementation!r}; "auto" leaves it to Saccade'
         )
+    if not implementation:
+        raise ArgumentError(
+            "implementation must name a submodule at least, got {}, which switches nothing; "
+            'give "auto" or the name of a backend for the whole model'
+        )
     for key, backend in implementation.items():
         require_choice(f"implementation[{key!r}]", backend, choices)
     return dict(implementation)
@@ -118,7 +124,7 @@ def _require_reach(key: object, names: Collection[str], model: nn.Module) -> Non
         fault = f"{key!r}, below which there is no module of saccade.nn"
     else:
         fault = f"{key!r}, which {type(model).__name__} does not have"
-    near = get_close_matches(str(key), {part for name in names for part in _prefixes(name)}, n=1)
+    near = get_close_matches(str(key).strip("."), {part for name in names for part in _prefixes(name)}, n=1)
     shown = ", ".join(repr(name) for name in list(names)[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     raise ArgumentError(

@@ -13,11 +13,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from saccade.attention.additive import additive_mods
 from saccade.errors import DTypeError, ShapeError
 from saccade.masks import and_masks, causal, dense, not_mask, padding
 from saccade.mod_value import require_tensor
 from saccade.nn.layout import Layout
-from saccade.scores import Score, bias
+from saccade.scores import Score
 from saccade.signatures import MaskMod, ScoreMod
 
 __all__ = ["ScoreShape", "TableMods", "joint_mask", "joint_score", "mods_of_tables"]
@@ -41,7 +42,12 @@ class TableMods(NamedTuple):
 
 
 def mods_of_tables(
-    key_padding_mask: Tensor | None, attn_mask: Tensor | None, is_causal: bool, shape: ScoreShape
+    key_padding_mask: Tensor | None,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    shape: ScoreShape,
+    *,
+    rescored: bool = False,
 ) -> TableMods:
     """Read the masks that torch.nn.MultiheadAttention takes.
 
@@ -50,6 +56,7 @@ def mods_of_tables(
         attn_mask: `[L, S]`, or `[N·heads, L, S]` (`[heads, L, S]` without a batch), likewise.
         is_causal: Whether to be causal; attn_mask then says the same, and is not read.
         shape: What the tables must fit.
+        rescored: Whether the user's score_mod comes before what the tables add.
 
     Raises:
         ArgumentTypeError: A table is no tensor.
@@ -62,14 +69,13 @@ def mods_of_tables(
         (causal, padding(pads=bool[2, 3]))
     """
     masks: list[MaskMod] = [causal] if is_causal else []
-    scores: list[ScoreMod] = []
+    additive: list[Tensor] = []
     if key_padding_mask is not None:
         rows = _padding_rows(key_padding_mask, shape)
         if rows.dtype is torch.bool:
             masks.append(padding(pads=rows))
         else:
-            masks.append(dense(rows[:, None, None, :]))
-            scores.append(bias(rows[:, None, None, :]))
+            additive.append(rows[:, None, None, :])
     if attn_mask is not None:
         table = _pair_table(attn_mask, shape)
         if is_causal:
@@ -77,9 +83,10 @@ def mods_of_tables(
         elif table.dtype is torch.bool:
             masks.append(not_mask(dense(table)))
         else:
-            masks.append(dense(table))
-            scores.append(bias(table))
-    return TableMods(tuple(masks), tuple(scores))
+            additive.append(table)
+    read = [additive_mods(table, shape.q_len, rescored=rescored) for table in additive]
+    masks += [mask for mask, _ in read if mask is not None]
+    return TableMods(tuple(masks), tuple(score for _, score in read))
 
 
 def joint_mask(masks: Sequence[MaskMod]) -> MaskMod | None:

@@ -7,15 +7,16 @@ keys, attend, project. What tables of masks mean is `mask_tables`'s, how tokens 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional, init
 from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
-from saccade.attention import AuxRequest, flex_attention
+from saccade.attention import flex_attention
 from saccade.block_mask import BlockMask
-from saccade.errors import ArgumentTypeError
+from saccade.errors import ArgumentError, ArgumentTypeError
 from saccade.masks import causal
 from saccade.mod_value import require_mod
 from saccade.nn.added_keys import append_learned, append_zeros, mask_of_blocks, mods_of_given
@@ -25,12 +26,11 @@ from saccade.nn.layout import Layout, merge_heads, split_heads
 from saccade.nn.mask_tables import ScoreShape, TableMods, joint_mask, joint_score, mods_of_tables
 from saccade.nn.nested import as_jagged, as_strided, is_strided_nested, require_functions
 from saccade.nn.token_tensors import read_layout
+from saccade.nn.weights import attend_with_weights
 from saccade.planner import AUTO
 from saccade.signatures import MaskMod, ScoreMod
 
 __all__ = ["MultiheadAttention"]
-
-_WITH_WEIGHTS = "eager"  # the backend that forms them
 
 
 class MultiheadAttention(AttentionModule):
@@ -40,9 +40,12 @@ class MultiheadAttention(AttentionModule):
     ways, and the same seed gives the same start. It takes torch's place inside `TransformerEncoderLayer` and
     the like, whose fused shortcut for evaluation steps aside for it. What differs:
 
-    - `need_weights` is False unless asked for, since weights are the whole score matrix.
+    - `need_weights` is False unless asked for, since weights are the whole score matrix. They end a graph of
+      `torch.compile`, so that `fullgraph=True` refuses them.
     - A query that sees no key gets attention 0, so `out_proj.bias`, where torch gives NaN.
     - `is_causal=True` needs no `attn_mask`; one that is given is taken to be the causal mask.
+    - With keys added by `add_bias_kv` or `add_zero_attn`, `is_causal=True` is causal among the given keys and
+      shows the added ones, as torch does with `need_weights=True`; with False, torch's hides them.
     - An entry of a floating mask hides when it is at most half the lowest number of its dtype.
     - Dropout draws from Saccade's stream: `torch.manual_seed` repeats it, with other choices than torch's.
 
@@ -156,7 +159,8 @@ class MultiheadAttention(AttentionModule):
 
         Raises:
             ArgumentTypeError: `module` is no torch.nn.MultiheadAttention.
-            ArgumentError: No backend has the name.
+            ArgumentError: No backend has the name, or the module has other parameters than torch's own, as a
+                parametrization makes them.
 
         Example:
             >>> theirs = nn.MultiheadAttention(32, 4, batch_first=True)
@@ -183,6 +187,7 @@ class MultiheadAttention(AttentionModule):
             dtype=weight.dtype,
             attn_implementation=attn_implementation,
         ).to_empty(device=weight.device)
+        _require_same_parameters(made, module)
         made.load_state_dict(module.state_dict())
         theirs = dict(module.named_parameters())
         for name, parameter in made.named_parameters():
@@ -232,7 +237,7 @@ class MultiheadAttention(AttentionModule):
             key_padding_mask: `[N, S]`, or `[S]` without a batch: bool, **True = hidden**, or floating, added
                 to the scores (after score_mod).
             need_weights: Whether to return the weights; they are computed by "eager", whatever
-                `attn_implementation` says.
+                `attn_implementation` says, and outside of any compiled graph.
             attn_mask: `[L, S]` or `[N·num_heads, L, S]`, of the same two kinds.
             average_attn_weights: Whether to average the returned weights over the heads.
             is_causal: Whether query i sees the keys 0 to i alone. `attn_mask` is then taken to say the same,
@@ -267,7 +272,9 @@ class MultiheadAttention(AttentionModule):
         else:
             batch, _, q_len, _ = queries.shape
             shape = ScoreShape(batch, self.num_heads, q_len, keys.shape[2], layout)
-            tables = mods_of_tables(key_padding_mask, attn_mask, is_causal, shape)
+            tables = mods_of_tables(
+                key_padding_mask, attn_mask, is_causal, shape, rescored=score_mod is not None
+            )
         attended, weights = self._attend(
             (queries, keys, values), tables, mask_mod, score_mod, block_mask, need_weights
         )
@@ -355,22 +362,31 @@ class MultiheadAttention(AttentionModule):
             keys, values = self._with_added(keys, self.bias_k), self._with_added(values, self.bias_v)
         else:
             mask, score = joint_mask(masks), joint_score(scores)
-        attended, aux = flex_attention(
-            queries,
-            keys,
-            values,
-            score_mod=score,
-            block_mask=block_mask,
-            enable_gqa=True,
-            return_aux=AuxRequest(weights=need_weights),
-            mask_mod=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            backend=_WITH_WEIGHTS if need_weights else self.attn_implementation,
-        )
-        return attended, aux.weights
+        options: dict[str, Any] = {
+            "score_mod": score,
+            "block_mask": block_mask,
+            "enable_gqa": True,
+            "mask_mod": mask,
+            "dropout_p": self.dropout if self.training else 0.0,
+        }
+        if need_weights:
+            return attend_with_weights(queries, keys, values, **options)
+        return flex_attention(queries, keys, values, **options, backend=self.attn_implementation), None
 
     def _with_added(self, given: Tensor, learned: Tensor | None) -> Tensor:
         """Keys or values [N, Hkv, S, D], and behind them those that the module adds."""
         if learned is not None:
             given = append_learned(given, learned)
         return append_zeros(given) if self.add_zero_attn else given
+
+
+def _require_same_parameters(made: MultiheadAttention, module: nn.MultiheadAttention) -> None:
+    """Check that a module of torch has the parameters of one that was just made, by name."""
+    ours, theirs = made.state_dict().keys(), module.state_dict().keys()
+    if ours != theirs:
+        raise ArgumentError(
+            "from_torch() takes over the parameters of a plain torch.nn.MultiheadAttention, got a module "
+            f"without {sorted(ours - theirs)} and with {sorted(theirs - ours)}; what computes a parameter is "
+            "not taken over: remove it before, with torch.nn.utils.parametrize.remove_parametrizations, and "
+            "put it on the module that is made"
+        )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask as TorchBlockMask
 
 from saccade.attention import flex_attention
 from saccade.block_mask import BlockMask
 from saccade.errors import ShapeError
+from saccade.mod_value import require_tensor
 from saccade.nn.arguments import require_divisor, require_sizes
 from saccade.nn.implementation import AttentionModule
 from saccade.nn.layout import Layout, merge_heads, split_heads
+from saccade.nn.nested import as_jagged, as_strided, is_strided_nested
 from saccade.planner import AUTO
 from saccade.signatures import MaskMod, ScoreMod
 
@@ -75,7 +78,7 @@ class MultiheadFlexAttention(AttentionModule):
     def forward(
         self,
         x: Tensor,
-        block_mask: BlockMask | None = None,
+        block_mask: BlockMask | TorchBlockMask | None = None,
         *,
         mask_mod: MaskMod | None = None,
         score_mod: ScoreMod | None = None,
@@ -83,19 +86,23 @@ class MultiheadFlexAttention(AttentionModule):
         """Let every token attend to the tokens that the mask shows it.
 
         Args:
-            x: Tokens `[B, S, d_in]`; or a nested tensor `[B, j, d_in]` of layout torch.jagged.
+            x: Tokens `[B, S, d_in]`; or a nested tensor `[B, j, d_in]`.
             block_mask: Which pairs are visible. None: all.
             mask_mod: The same as a function of `(b, h, q_idx, kv_idx)`; with a block_mask, both must hold.
             score_mod: How scores change, a function of `(score, b, h, q_idx, kv_idx)`. None: they do not.
 
         Returns:
             The tokens after attention `[B, S, d_out]`, and the queries and keys `[B, n_heads, S, d_head]`
-            that met in it, for a look at their scores.
+            that met in it, for a look at their scores. Nested where `x` is, in its layout.
 
         Raises:
+            ArgumentTypeError: `x` is no tensor.
             ShapeError: `x` is not `[B, S, d_in]`, or the mask is for other lengths.
             SaccadeError: As for `flex_attention`.
         """
+        require_tensor(x, "x")
+        strided = is_strided_nested(x)
+        (x,) = as_jagged(x)
         if x.dim() != 3 or x.shape[-1] != self.in_proj.in_features:
             raise ShapeError(
                 f"x must be [B, S, d_in] with d_in={self.in_proj.in_features}, got shape={list(x.shape)}"
@@ -114,7 +121,10 @@ class MultiheadFlexAttention(AttentionModule):
             mask_mod=mask_mod,
             backend=self.attn_implementation,
         )
-        return self.out_proj(merge_heads(attended, Layout.BATCH_FIRST)), queries, keys
+        out = self.out_proj(merge_heads(attended, Layout.BATCH_FIRST))
+        if strided:
+            return as_strided(out), as_strided(queries), as_strided(keys)
+        return out, queries, keys
 
     def extra_repr(self) -> str:
         """Return what printing the module says beside its projections."""

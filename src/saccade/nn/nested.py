@@ -33,7 +33,7 @@ def as_jagged(*tensors: Tensor) -> list[Tensor]:
 
 
 def as_strided(tensor: Tensor) -> Tensor:
-    """Return a nested tensor `[N, j, E]` in the layout torch.strided."""
+    """Return a nested tensor `[N, j, E]` or `[N, H, j, D]` in the layout torch.strided."""
     return torch.nested.as_nested_tensor(list(tensor.unbind()), layout=torch.strided)
 
 

@@ -26,7 +26,8 @@ class bias(Score):
 
     Args:
         table: Floating tensor `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`, which may require a gradient. Axes of
-            size 1 broadcast. Kept as given, and read when the score is used.
+            size 1 broadcast, and what was expanded is read as it is stored (unless it requires a gradient).
+            Kept as given, and read when the score is used.
         hide_lowest: Whether an entry that is at most half of `finfo(table.dtype).min` makes its score -inf,
             as in an additive mask, where a row of nothing else then gives 0 and not an average.
 
