@@ -27,13 +27,19 @@ def opened(
         said: list[str] = []
         asked: list[str] = []
         page.on("console", lambda message: said.append(message.text))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: request.is_navigation_request() or asked.append(request.url))
         page.emulate_media(reduced_motion=motion)
-        page.goto(path.as_uri() + place)
-        settle(page)
+        visit(page, path, place)
         yield page
-        assert said == []
-        assert {url.partition("#")[0] for url in asked} <= {path.as_uri(), "data:,"}
+        assert said == [], said
+        assert set(asked) <= {"data:,"}
+
+
+def visit(page: Page, path: Path, place: str = "") -> None:
+    """Open a file in a page that has one open: afresh, also where it is the same."""
+    page.goto("about:blank")
+    page.goto(path.as_uri() + place)
+    settle(page)
 
 
 def settle(page: Page) -> None:
@@ -59,6 +65,16 @@ def point_of(page: Page, q: int, k: int) -> tuple[float, float]:
 def hover(page: Page, q: int, k: int) -> None:
     page.mouse.move(*point_of(page, q, k))
     settle(page)
+
+
+def told(page: Page, q: int, k: int) -> str:
+    """The verdict of a pair, wherever the pointer is."""
+    page.evaluate("([q, k]) => explorer.point({ q, k })", [q, k])
+    return verdict(page)
+
+
+def legend(page: Page) -> str:
+    return " ".join(page.locator("#legend").inner_text().split())
 
 
 def wheel(page: Page, times: int, pixels: int = -240) -> None:

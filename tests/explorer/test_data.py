@@ -14,10 +14,9 @@ import torch
 from saccade import masks as m
 from saccade import scores as sc
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.block_mask.shares import visible_shares
 from saccade.errors import ArgumentError, ArgumentTypeError, ModError, ShapeError, StaleMaskError
 from saccade.explorer import block_data, captured_data
-from saccade.explorer.block_data import blocks_data, overview_data
+from saccade.explorer.block_data import blocks_data
 from saccade.explorer.captured_data import CapturedData, encoded
 from saccade.explorer.data import page_data
 from saccade.explorer.exactness import evaluated, is_exact
@@ -57,15 +56,14 @@ class TestThePage:
         expected = mask_of(m.causal & m.local(1, 0))
         assert data["title"] == "causal & local(left=1, right=0)"
         assert data["blocks"] == blocks_data(expected)
-        assert data["overview"] == overview_data(expected)
+        assert data["counts"] == page_data(expected)["counts"]
         assert [term["label"] for term in data["terms"]["terms"]] == ["causal", "local(left=1, right=0)"]
 
     def test_given_blocks_stay_the_truth(self) -> None:
         counts, columns = torch.tensor([[[1, 1]]]), torch.tensor([[[[0, 1], [1, 0]]]])
         given = BlockMask.from_kv_blocks(counts, columns, BLOCK_SIZE=4, mask_mod=m.causal)
         data: dict[str, Any] = page_data(given)
-        names = [capture["name"] for capture in data["captures"]]
-        assert "given_blocks" in names
+        assert "given_blocks" in data["programs"][data["mask"]]["names"]
         assert data["blocks"] == blocks_data(given)
 
     def test_labels(self) -> None:
@@ -93,12 +91,30 @@ class TestThePage:
         with pytest.raises(ShapeError, match=r"kv_tokens must hold one text a key, got 9 for 8"):
             page_data(mask_of(m.causal), kv_tokens=list("abcdefghi"))
         with pytest.raises(
-            ArgumentTypeError, match=r"tokens must be a list of texts, one a query, got \[0, 1"
+            ArgumentTypeError, match=r"title must be a text, got title=5; write str\(\.\.\.\) of it"
         ):
-            page_data(mask_of(m.causal), tokens=list(range(8)))  # type: ignore[arg-type]
+            page_data(mask_of(m.causal), title=5)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("labels", "written"),
+        [
+            (list(range(8)), r"\[0, 1"),
+            ([*"abcdefg", 7], r"\['a', 'b'"),
+            ((str(i) for i in range(8)), "<generator ob"),
+            (dict.fromkeys("abcdefgh"), r"\{'a': None"),
+            (set("abcdefgh"), r"\{'a', 'b'"),
+            (5, "5;"),
+            (b"abcdefgh", "b'abcdefgh'"),
+            ("abcdefgh", "'abcdefgh'; write list"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_labels_that_are_no_list_of_texts(self, labels: Any, written: str) -> None:
         with pytest.raises(
-            ArgumentTypeError, match=r"kv_tokens must be .* one a key, got 'abcdefgh'; write str"
+            ArgumentTypeError, match=f"tokens must be a list of texts, one a query, got tokens={written}"
         ):
+            page_data(mask_of(m.causal), tokens=labels)
+        with pytest.raises(ArgumentTypeError, match=r"kv_tokens must be .* one a key, got kv_tokens='abcdef"):
             page_data(mask_of(m.causal), kv_tokens="abcdefgh")
 
     def test_a_changed_tensor_is_noticed(self) -> None:
@@ -129,7 +145,7 @@ class TestCaptures:
         slots, _ = captured.add(trace(lambda b, h, q_idx, kv_idx: table[q_idx, kv_idx] == 1))
         (entry,) = captured.entries
         assert slots == [0]
-        assert (entry["name"], entry["dtype"], entry["shape"]) == ("table", written, [2, 3])
+        assert (entry["dtype"], entry["shape"]) == (written, [2, 3])
         assert decoded(str(entry["data"]), written).tolist() == table.flatten().to(torch.float64).tolist()
 
     def test_bytes_are_little_endian_and_in_order(self) -> None:
@@ -142,17 +158,29 @@ class TestCaptures:
         documents = m.document(ids)
         data: dict[str, Any] = page_data(mask_of((m.causal & documents) | (m.local(1, 1) & documents)))
         (capture,) = data["captures"]
-        assert capture["name"] == "document.ids"
+        assert ["document_ids"] in [program["names"] for program in data["programs"]]
         assert decoded(capture["data"], "int64").tolist() == ids.tolist()
 
-    def test_equal_tensors_of_other_names_stay_apart(self) -> None:
+    def test_equal_tensors_are_written_once_and_keep_their_names(self) -> None:
         starts, lengths = torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)
 
         def mod(b, h, q_idx, kv_idx):
             return starts[q_idx] + lengths[kv_idx] < kv_idx
 
         data: dict[str, Any] = page_data(mask_of(mod))
-        assert [capture["name"] for capture in data["captures"]] == ["starts", "lengths"]
+        assert len(data["captures"]) == 1
+        program = data["programs"][data["mask"]]
+        assert (program["captures"], program["names"]) == ([0, 0], ["starts", "lengths"])
+
+    def test_names_are_those_of_the_text(self) -> None:
+        first, second = torch.arange(8) // 3, torch.arange(8) // 5
+        data: dict[str, Any] = page_data(mask_of(m.document(first) | m.document(second)))
+        assert len(data["captures"]) == 2
+        for program in data["programs"]:
+            texts = " ".join(node["text"] for node in program["nodes"])
+            assert all(f"{name}[q_idx]" in texts for name in program["names"])
+        joint = data["programs"][data["mask"]]
+        assert len(set(joint["names"])) == 2
 
     def test_too_much_is_refused_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(captured_data, "MOST_BYTES", 1 << 20)
@@ -206,6 +234,10 @@ class TestPrograms:
     def test_texts_hold_numbers_and_stay_short(self) -> None:
         near = trace(lambda b, h, q_idx, kv_idx: (q_idx - kv_idx < 3) & (kv_idx < 7))
         assert node_text(near.root.args[0], near) == "q_idx - kv_idx < 3"
+        moved = trace(m.shift(m.causal, q=5))
+        assert node_text(moved.root, moved) == "kv_idx <= q_idx + 5"
+        moved = trace(m.shift(m.document(torch.arange(9)), q=1))
+        assert node_text(moved.root, moved) == "document_ids[q_idx + 1] == document_ids[kv_idx]"
 
         def long(b, h, q_idx, kv_idx):
             total = q_idx
@@ -284,72 +316,7 @@ class TestBlocks:
 
     def test_a_density_that_would_take_long_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         mask = mask_of(m.causal)  # two partial blocks of 16 pairs
-        monkeypatch.setattr(block_data, "_ASKED_PAIRS", 32)
+        monkeypatch.setattr(block_data, "MOST_COUNTED", 32)
         assert page_data(mask)["density"] == 36 / 64
-        monkeypatch.setattr(block_data, "_ASKED_PAIRS", 31)
+        monkeypatch.setattr(block_data, "MOST_COUNTED", 31)
         assert page_data(mask)["density"] is None
-
-
-class TestOverview:
-    def test_shares_are_counted(self) -> None:
-        mask = mask_of(m.sliding_window(40), 600, 700, block=64)
-        data: dict[str, Any] = overview_data(mask)
-        assert (data["rows"], data["columns"]) == (512, 512)
-        q_edges, kv_edges = data["q_edges"], data["kv_edges"]
-        assert (q_edges[0], q_edges[-1], kv_edges[0], kv_edges[-1]) == (0, 600, 0, 700)
-        visible = mask.to_bool()[0, 0].numpy()
-        shares = decoded(data["shares"][0], "uint8").reshape(512, 512)
-        for row, column in ((0, 0), (100, 84), (100, 86), (300, 10), (511, 430)):
-            cell = visible[q_edges[row] : q_edges[row + 1], kv_edges[column] : kv_edges[column + 1]]
-            assert abs(shares[row, column] - 255 * cell.mean()) <= 1
-        exact = visible_shares(mask, 512)
-        assert ((shares == 0) == (exact == 0)).all()
-        assert ((shares == 255) == (exact == 1)).all()
-
-    def test_a_single_pair_is_neither_none_nor_all(self) -> None:
-        almost_none = mask_of(lambda b, h, q_idx, kv_idx: (q_idx == 9) & (kv_idx == 9), 2048, 2048, block=512)
-        almost_all = mask_of(lambda b, h, q_idx, kv_idx: (q_idx != 9) | (kv_idx != 9), 2048, 2048, block=512)
-        sparse, dense = (
-            decoded(overview_data(mask)["shares"][0], "uint8")  # type: ignore[index]
-            for mask in (almost_none, almost_all)
-        )
-        assert (np.count_nonzero(sparse), sparse.max()) == (1, 16)
-        assert (np.count_nonzero(dense != 255), dense.min()) == (1, 239)
-
-    def test_long_masks_are_told_by_their_blocks(self) -> None:
-        mask = mask_of(m.causal, 1 << 17, (1 << 17) + 50, block=128)
-        data: dict[str, Any] = overview_data(mask)
-        assert data["rows"] == 512
-        assert data["columns"] == 342  # cells of three blocks, so that 1025 make fewer than 512
-        q_edges, kv_edges = np.array(data["q_edges"]), np.array(data["kv_edges"])
-        assert set(np.diff(q_edges)) == {256}
-        assert set(np.diff(kv_edges)[:-1]) == {384}
-        assert kv_edges[-1] == (1 << 17) + 50
-        shares = decoded(data["shares"][0], "uint8").reshape(512, 342)
-        last_query, first_key = q_edges[1:, None] - 1, kv_edges[:-1]
-        assert ((shares == 0) == (first_key > last_query)).all()
-        assert ((shares == 255) == (kv_edges[1:] <= q_edges[:-1, None] + 1)).sum() > 0.99 * shares.size
-
-    def test_each_stored_head_has_its_picture(self) -> None:
-        mask = mask_of(lambda b, h, q_idx, kv_idx: kv_idx <= h, 4, 4, batch=2, heads=3)
-        data: dict[str, Any] = overview_data(mask)
-        pictures = [decoded(one, "uint8").reshape(4, 4)[0].tolist() for one in data["shares"]]
-        assert pictures == [[255] + [0] * 3, [255] * 2 + [0] * 2, [255] * 3 + [0]]
-
-    def test_many_heads_share_the_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(block_data, "_CELLS", 32)
-        monkeypatch.setattr(block_data, "_FULL_OVERVIEWS", 4)
-        pictures = []
-        for heads in (4, 16):
-            mask = mask_of(lambda b, h, q_idx, kv_idx: kv_idx <= h, 64, 48, heads=heads)
-            data: dict[str, Any] = overview_data(mask)
-            pictures.append((data["rows"], data["columns"], len(data["shares"])))
-        assert pictures == [(32, 32, 4), (16, 16, 16)]
-
-    def test_too_many_heads_are_refused(self) -> None:
-        mask = mask_of(lambda b, h, q_idx, kv_idx: kv_idx <= b + h, 4, 4, batch=65, heads=64)
-        message = (
-            r"at most 4096 batches and heads whose masks differ, got 65 × 64 = 4160; select some of them"
-        )
-        with pytest.raises(ArgumentError, match=message):
-            overview_data(mask)

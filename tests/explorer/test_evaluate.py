@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ir.strategies import mask_structures, score_structures
 from oracle import visible_pairs
 from saccade import masks as m
 from saccade.block_mask import BlockMask, create_block_mask
+from saccade.explorer import overview_data
 from saccade.explorer.data import page_data
 from saccade.explorer.exactness import evaluated
 from saccade.ir.dtype import DType
@@ -147,7 +150,7 @@ class TestDrawnPrograms:
         cases = drawn(score_structures(dtype=dtype, customs=False), 180)
         scores = [case.variables()["score"].astype(np.float64).tolist() for case in cases]
         pages = [{**data, "title": score} for data, score in zip(self.pages(cases), scores, strict=True)]
-        answer = "everyPair(model, (b, h, q, k) => model.score(b, h, q, k, model.title[b][h][q][k]))"
+        answer = "everyPair(model, (b, h, q, k) => model.score(b, h, q, k, data.title[b][h][q][k]))"
         poisoned = 0
         for case, found in zip(cases, ask(evaluator, pages, answer), strict=True):
             value, poison = self.reference(case)
@@ -219,6 +222,7 @@ class TestExplanations:
         assert causal == {
             "kind": "leaf",
             "label": "causal",
+            "named": True,
             "text": "kv_idx <= q_idx",
             "holds": True,
             "values": "2 <= 3",
@@ -228,8 +232,62 @@ class TestExplanations:
         (same,) = other["terms"]
         assert same["label"] == "document(ids=int64[5])"
         assert same["holds"] is True
-        assert same["values"] == "7 == 7 (document.ids[3] = 7, document.ids[2] = 7)"
+        assert same["values"] == "7 == 7 (document_ids[3] = 7, document_ids[2] = 7)"
         assert [term["holds"] for term in second["terms"]] == [False, True]
+
+    def test_captures_are_called_as_in_the_text(self, evaluator: Page) -> None:
+        q_ids, kv_ids = torch.tensor([0, 1, 1]), torch.tensor([1, 1, 0])
+        mask = create_block_mask(
+            m.document(q_ids, kv_ids=kv_ids) | m.document(kv_ids, kv_ids=q_ids),
+            None,
+            None,
+            3,
+            3,
+            device="cpu",
+            BLOCK_SIZE=1,
+        )
+        ((told,),) = ask(evaluator, [page_data(mask)], "[model.explain(0, 0, 1, 2)]")
+        for term, (query, key) in zip(told["terms"], [(1, 0), (1, 1)], strict=True):
+            names = re.findall(r"(\w+)\[", term["text"])
+            assert len(set(names)) == 2
+            assert term["text"] == f"{names[0]}[q_idx] == {names[1]}[kv_idx]"
+            assert term["values"] == f"{query} == {key} ({names[0]}[1] = {query}, {names[1]}[2] = {key})"
+
+    def test_a_choice_tells_the_branch_taken(self, evaluator: Page) -> None:
+        def chosen(b, h, q_idx, kv_idx):
+            return torch.where(q_idx < 5, kv_idx <= q_idx, (q_idx - kv_idx).abs() < 3)
+
+        mask = create_block_mask(chosen, None, None, 10, 10, device="cpu", BLOCK_SIZE=2)
+        answer = """[
+          everyPair(model, (b, h, q, k) => model.explain(b, h, q, k).holds),
+          model.explain(0, 0, 3, 9), model.explain(0, 0, 9, 8),
+        ]"""
+        ((holds, first, second),) = ask(evaluator, [page_data(mask)], answer)
+        assert holds == mask.to_bool().flatten().tolist()
+        assert (first["kind"], first["label"], first["named"]) == ("where", "chosen", True)
+        assert (first["holds"], first["taken"], second["holds"], second["taken"]) == (False, 1, True, 2)
+        assert [term["values"] for term in first["terms"]] == ["3 < 5", "9 <= 3", "6 < 3"]
+        assert [term["named"] for term in first["terms"]] == [False] * 3
+
+    def test_a_choice_without_a_condition_fails_with_it(self, evaluator: Page) -> None:
+        text = "mask(c0: i64[1]) -> bool\nwhere(c0[kv_idx] == 1, q_idx == 0, c0[q_idx] == 0)"
+        data = bare_page(program_of(text, np.array([1, 0])), 1, 1, 3, 3)
+        ((no_condition, untaken, taken),) = ask(
+            evaluator, [data], "[model.explain(0,0,0,2), model.explain(0,0,2,0), model.explain(0,0,2,1)]"
+        )
+        assert no_condition["taken"] is None
+        assert "got index 2 in c0[kv_idx]" in no_condition["holds"]
+        assert (untaken["taken"], untaken["holds"]) == (1, False)
+        assert taken["taken"] == 2
+        assert "got index 2 in c0[q_idx]" in taken["holds"]
+
+    def test_equal_truths(self, evaluator: Page) -> None:
+        text = "mask(c0: i64[1]) -> bool\n(c0[q_idx] == 1) == (kv_idx < 2)"
+        data = bare_page(program_of(text, np.array([1, 0])), 1, 1, 3, 4)
+        ((told,),) = ask(evaluator, [data], "[everyPair(model, (b, h, q, k) => model.explain(b, h, q, k))]")
+        assert {one["kind"] for one in told} == {"same"}
+        assert [one["holds"] for one in told[:8]] == [True, True, False, False, False, False, True, True]
+        assert all("got index 2" in one["holds"] for one in told[8:])
 
     def test_a_boolean_table_is_told_by_its_entry(self, evaluator: Page) -> None:
         keep = torch.tensor([[True, False, True]])
@@ -264,7 +322,7 @@ class TestExplanations:
 
 
 class TestBlocks:
-    def test_kinds_runs_and_shares(self, evaluator: Page) -> None:
+    def test_kinds_runs_and_shares(self, evaluator: Page, monkeypatch: pytest.MonkeyPatch) -> None:
         def per_head(b, h, q_idx, kv_idx):
             return (q_idx >= kv_idx) & (kv_idx >= 4 * h)
 
@@ -274,6 +332,7 @@ class TestBlocks:
           [0, 1].map((h) => [0, 1, 2].map((row) => model.runs(1, h, row))),
           [0, 1].map((h) => [0, 1, 9].map((row) => [0, 4, 13].map((c) => model.share(0, h, row, c)))),
         ]"""
+        monkeypatch.setattr(overview_data, "_DRAWN_PAIRS", 0)
         ((kinds, runs, shares),) = ask(evaluator, [page_data(mask)], answer)
         dense = mask.runs.to_dense()
         assert kinds == dense[0].tolist()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from playwright.sync_api import Browser, expect
 from explorer.browser import open_page
 from explorer.reader import blocks
 from saccade import and_masks
-from saccade.errors import ArgumentError, SaccadeError
+from saccade.errors import ArgumentError, ArgumentTypeError, SaccadeError
 from saccade.explorer import block_data, mask_html, write_mask_html
 from saccade.masks import causal, sliding_window
 
@@ -25,8 +27,12 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestTheFile:
-    def test_it_is_small(self) -> None:
-        assert len(mask_html(blocks(causal, 1024)).encode()) < 600_000
+    @pytest.mark.parametrize("heads", [1, 64])
+    def test_it_is_small(self, heads: int) -> None:
+        def window_of_its_own(b, h, q_idx, kv_idx):
+            return (q_idx >= kv_idx) & (q_idx - kv_idx <= 16 * h)
+
+        assert len(mask_html(blocks(window_of_its_own, 1024, heads)).encode()) < 200_000
 
     def test_a_further_mask(self) -> None:
         page = mask_html(blocks(causal, 8), mask_mod=sliding_window(2))
@@ -39,7 +45,7 @@ class TestTheFile:
     def test_a_density_that_would_take_long_to_find_is_left_out(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(block_data, "_ASKED_PAIRS", 0)
+        monkeypatch.setattr(block_data, "MOST_COUNTED", 0)
         page = mask_html(blocks(causal, 8))
         assert "of all pairs visible" not in page
         assert "blocks of <b>128×128</b>" in page
@@ -87,6 +93,69 @@ class TestTheFile:
             ):
                 write_mask_html(path, blocks(causal, 4))
         assert [one.name for one in tmp_path.iterdir()] == ["taken"]
+
+    def test_a_pipe_and_a_device_are_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(pipe := tmp_path / "pipe")
+        for path in (pipe, Path("/dev/null")):
+            with pytest.raises(
+                ArgumentError, match=rf"got path='{path}' \(not a regular file\); choose another"
+            ):
+                write_mask_html(path, blocks(causal, 4))
+        assert pipe.is_fifo()
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_a_symbolic_link_is_followed(self, tmp_path: Path, exists: bool) -> None:
+        (tmp_path / "pages").mkdir()
+        page, link = tmp_path / "pages" / "mask.html", tmp_path / "link.html"
+        if exists:
+            page.write_text("old")
+        link.symlink_to(page)
+        assert write_mask_html(link, blocks(causal, 4)) == link
+        assert link.readlink() == page
+        assert not page.is_symlink()
+        assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+    def test_links_in_a_ring_are_refused(self, tmp_path: Path) -> None:
+        ring = tmp_path / "ring.html"
+        ring.symlink_to(ring)
+        with pytest.raises(ArgumentError, match="Too many levels of symbolic links"):
+            write_mask_html(ring, blocks(causal, 4))
+
+    def test_its_mode_is_that_of_other_files_here(self, tmp_path: Path) -> None:
+        path = tmp_path / "mask.html"
+        before = os.umask(0o077)
+        try:
+            write_mask_html(path, blocks(causal, 4))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            path.chmod(0o664)
+            write_mask_html(path, blocks(causal, 4))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o664
+        finally:
+            os.umask(before)
+
+    def test_what_is_stopped_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stopped(path: Path, target: Path) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_mask_html(tmp_path / "mask.html", blocks(causal, 4))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_title_that_no_file_can_hold(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ArgumentError, match=r"UTF-8, which has no '\\ud800', got title='x\\ud800'; leave it out"
+        ):
+            write_mask_html(tmp_path / "mask.html", blocks(causal, 4), title="x\ud800")
+        assert list(tmp_path.iterdir()) == []
+        # A token may hold it: it travels as JSON.
+        assert "\\ud800" in mask_html(blocks(causal, 1), tokens=["x\ud800"])
+
+    def test_what_is_no_path(self) -> None:
+        with pytest.raises(ArgumentTypeError, match=r"path must be a text or a Path, got path=5; write str"):
+            write_mask_html(5, blocks(causal, 4))  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=r"got path='a\\x00b' \(embedded null byte\); choose another"):
+            write_mask_html("a\0b", blocks(causal, 4))
 
     def test_a_refused_mask_leaves_the_old_page(self, tmp_path: Path) -> None:
         path = write_mask_html(tmp_path / "mask.html", blocks(causal, 4))

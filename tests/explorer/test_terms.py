@@ -24,7 +24,12 @@ from saccade.tracing import trace
 
 SIZES = Sizes(q_len=7, kv_len=9, batch=2, heads=2, dtype=torch.float32)
 SHAPE = (2, 2, 7, 9)
-JOINED = {Joint.ALL: np.logical_and, Joint.ANY: np.logical_or, Joint.ODD: np.logical_xor}
+JOINED = {
+    Joint.ALL: np.logical_and,
+    Joint.ANY: np.logical_or,
+    Joint.ODD: np.logical_xor,
+    Joint.SAME: np.equal,
+}
 
 
 def truth(term: Term, shape: tuple[int, ...]) -> np.ndarray:
@@ -38,12 +43,19 @@ def truth(term: Term, shape: tuple[int, ...]) -> np.ndarray:
         value = found.value if found.poison is None else found.value & (found.poison == 0)
         return np.broadcast_to(value, shape)
     parts = [truth(part, shape) for part in term.terms]
+    if term.joint is Joint.WHERE:
+        return np.where(*parts)
     return ~parts[0] if term.joint is Joint.NOT else reduce(JOINED[term.joint], parts)
 
 
 def outline(term: Term) -> object:
     """A leaf's label; of another term, how it is joined and its parts."""
     return term.label if not term.terms else (term.joint.value, *map(outline, term.terms))
+
+
+def names(term: Term) -> list[str]:
+    """The labels that are names, from the root down."""
+    return [term.label] * term.named + [name for part in term.terms for name in names(part)]
 
 
 def mask_of(mod: object, q_len: int = 8, kv_len: int = 8, **sizes: int) -> BlockMask:
@@ -77,6 +89,7 @@ class TestMasksMadeByOperators:
             ("not", "shift(causal, q=2)"),
             "even_keys",
         )
+        assert names(terms) == ["causal", "document(ids=int64[8])", "shift(causal, q=2)", "even_keys"]
         assert terms.label == repr(mod)
         assert terms.terms[0].label == "causal & document(ids=int64[8])"
 
@@ -97,6 +110,33 @@ class TestMasksMadeByOperators:
     def test_a_function_without_a_name_is_its_text(self) -> None:
         terms = mask_terms(mask_of(lambda b, h, q_idx, kv_idx: (q_idx >= kv_idx) & (h == 0), heads=2))
         assert outline(terms) == ("all", "kv_idx <= q_idx", "h == 0")
+        assert names(terms) == []
+
+    def test_a_lambda_beside_a_mask_is_no_name(self) -> None:
+        terms = mask_terms(mask_of(m.and_masks(lambda b, h, q_idx, kv_idx: q_idx - kv_idx < 3, m.causal)))
+        assert outline(terms) == ("all", "q_idx - kv_idx < 3", "causal")
+        assert names(terms) == ["causal"]
+
+    def test_a_function_keeps_its_name_above_its_logic(self) -> None:
+        def rare(b, h, q_idx, kv_idx):
+            return (q_idx % 4 == 1) & (kv_idx % 4 == 1)
+
+        terms = mask_terms(mask_of(rare))
+        assert outline(terms) == ("all", "q_idx % 4 == 1", "kv_idx % 4 == 1")
+        assert names(terms) == ["rare"]
+
+    @pytest.mark.parametrize("q", [5, torch.tensor([5, 2])], ids=["a number", "one a batch"])
+    def test_a_shift_is_split_where_its_mask_is(self, q: int | torch.Tensor) -> None:
+        mask = mask_of(m.shift(m.shift(m.causal & ~m.sliding_window(3), kv=1), q=q), batch=2)
+        written = "5" if isinstance(q, int) else "int64[2]"
+        terms = mask_terms(mask)
+        causal, window = (
+            f"shift(shift({name}, kv=1), q={written})" for name in ("causal", "sliding_window(3)")
+        )
+        assert terms.joint is Joint.ALL
+        assert [part.joint for part in terms.terms] == [Joint.LEAF, Joint.NOT]
+        assert names(terms) == [causal, window]
+        np.testing.assert_array_equal(truth(terms, mask.shape), mask.to_bool().numpy())
 
     def test_masks_tell_their_parts(self) -> None:
         both = m.causal & m.local(1, 1)
@@ -112,6 +152,36 @@ class TestMasksOfPrograms:
         program = trace(lambda b, h, q_idx, kv_idx: ((q_idx >= kv_idx) & (q_idx < 5)) ^ ~(kv_idx == 2))
         terms = mask_terms(mask_of(program))
         assert outline(terms) == ("odd", ("all", "kv_idx <= q_idx", "q_idx < 5"), ("not", "kv_idx == 2"))
+
+    def test_a_choice_has_a_condition_and_two_branches(self) -> None:
+        mask = mask_of(
+            lambda b, h, q_idx, kv_idx: torch.where(
+                q_idx < 5, kv_idx <= q_idx, torch.where(kv_idx < 2, h == 0, (q_idx - kv_idx).abs() < 3)
+            ),
+            heads=2,
+        )
+        terms = mask_terms(mask)
+        inner = ("where", "kv_idx < 2", "h == 0", "abs(q_idx - kv_idx) < 3")
+        assert outline(terms) == ("where", "q_idx < 5", "kv_idx <= q_idx", inner)
+        np.testing.assert_array_equal(truth(terms, mask.shape), mask.to_bool().numpy())
+
+    def test_equal_truths_are_logic_and_equal_entries_are_not(self) -> None:
+        def sides(b, h, q_idx, kv_idx):
+            return ((q_idx < 5) == (kv_idx < 5)) & ((q_idx < 3) != ((kv_idx < 3) | (h == 0)))
+
+        mask = mask_of(sides, heads=2)
+        terms = mask_terms(mask)
+        same, odd = terms.terms
+        assert outline(same) == ("same", "q_idx < 5", "kv_idx < 5")
+        assert (odd.joint, len(odd.terms)) == (Joint.ODD, 2)
+        np.testing.assert_array_equal(truth(terms, mask.shape), mask.to_bool().numpy())
+        kind = torch.arange(8) % 2 == 0
+        entries = mask_terms(mask_of(lambda b, h, q_idx, kv_idx: kind[q_idx] == kind[kv_idx]))
+        assert entries.joint is Joint.LEAF
+
+    def test_equalities_in_a_row_stay_two_and_two(self) -> None:
+        program = Program(parse_structure("mask() -> bool\n((q_idx < 5) == (kv_idx < 5)) == (h == 0)"))
+        assert outline(mod_terms(program)) == ("same", ("same", "q_idx < 5", "kv_idx < 5"), "h == 0")
 
     def test_a_double_negation_stays_two(self) -> None:
         # Written down, since the tracer would cancel it.
@@ -187,6 +257,7 @@ class TestDerivedMasks:
             "given as a partial block",
             "causal & local(left=1, right=0)",
         ]
+        assert names(terms)[:3] == [terms.label, "given as a full block", inside.label]
         np.testing.assert_array_equal(truth(terms, given.shape), given.to_bool().numpy())
 
 
@@ -195,9 +266,9 @@ class TestTheirData:
         mask = mask_of(m.causal & ~m.sliding_window(3))
         programs = ProgramData(mask.shape)
         data = terms_data(mask_terms(mask), programs)
-        assert (data["kind"], data["label"]) == ("all", "causal & ~sliding_window(3)")
+        assert (data["kind"], data["label"], data["named"]) == ("all", "causal & ~sliding_window(3)", False)
         causal, other = data["terms"]
-        assert causal["kind"] == "leaf"
+        assert (causal["kind"], causal["named"]) == ("leaf", True)
         assert causal["terms"] == []
         nodes = programs.entries[causal["program"]]["nodes"]
         assert nodes[causal["node"]]["text"] == "kv_idx <= q_idx"
@@ -205,7 +276,7 @@ class TestTheirData:
 
     def test_several_masks_are_joined(self) -> None:
         both = joined("a & b", [mod_terms(m.causal), mod_terms(m.local(1, 1))])
-        assert (both.joint, both.label, len(both.terms)) == (Joint.ALL, "a & b", 2)
+        assert (both.joint, both.label, both.named, len(both.terms)) == (Joint.ALL, "a & b", False, 2)
 
 
 class TestSameRule:

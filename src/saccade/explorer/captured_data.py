@@ -16,6 +16,7 @@ import numpy.typing as npt
 from saccade.block_mask.snapshot import host_array
 from saccade.errors import ArgumentError
 from saccade.ir.program import Array, Program
+from saccade.ir.text import capture_names
 
 __all__ = ["MOST_BYTES", "CapturedData", "encoded"]
 
@@ -39,7 +40,7 @@ def _little_endian(values: npt.NDArray[Any]) -> bytes:
 
 @final
 class CapturedData:
-    """Collects the captured tensors of the programs of one page."""
+    """Collects the captured tensors of the programs of one page. What each is called is the programs' own."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, object]] = []
@@ -59,13 +60,12 @@ class CapturedData:
             ArgumentError: All captures together take more than `MOST_BYTES`.
         """
         arrays = [_widened(capture) for capture in program.captures]
-        unnamed = [f"c{slot}" for slot in range(len(program.names), len(arrays))]
-        names = [*program.names, *unnamed]
+        names = capture_names(len(arrays), program.names)
         return [self._slot(name, values) for name, values in zip(names, arrays, strict=True)], arrays
 
     def _slot(self, name: str, values: npt.NDArray[Any]) -> int:
         data = _little_endian(values)
-        key = (name, values.dtype.name, values.shape, hashlib.sha256(data).digest())
+        key = (values.dtype.name, values.shape, hashlib.sha256(data).digest())
         if key not in self._known:
             self._nbytes += len(data)
             if self._nbytes > MOST_BYTES:
@@ -78,7 +78,6 @@ class CapturedData:
             self._known[key] = len(self.entries)
             self.entries.append(
                 {
-                    "name": name,
                     "dtype": values.dtype.name,
                     "shape": list(values.shape),
                     "data": base64.b64encode(data).decode("ascii"),

@@ -14,7 +14,8 @@ from saccade.block_mask.moves import mod_name
 from saccade.block_mask.slicing import folded
 from saccade.block_mask.snapshot import mask_program
 from saccade.errors import ArgumentError, ArgumentTypeError, ModError, ShapeError
-from saccade.explorer.block_data import block_counts, blocks_data, overview_data, visible_share
+from saccade.explorer.block_data import block_counts, blocks_data, visible_share
+from saccade.explorer.overview_data import overview_data
 from saccade.explorer.program_data import ProgramData
 from saccade.explorer.terms import Term, joined, mask_terms, mod_terms, terms_data
 from saccade.ir.program import Program
@@ -50,7 +51,7 @@ def page_data(
         What `json.dumps` takes, and `evaluate.js` reads.
 
     Raises:
-        ArgumentTypeError: `block_mask` is no BlockMask, or a label is no text.
+        ArgumentTypeError: `block_mask` is no BlockMask, or the title or a label is no text.
         ModError: A mod is no mod, or one of the other kind.
         TraceError: A mod cannot be read as a program.
         ArgumentError: The mask has no pairs, or its data are too large for a page.
@@ -70,6 +71,8 @@ def page_data(
             f"mask_html() expects a BlockMask, got {type(block_mask).__name__}; "
             "make one with create_block_mask"
         )
+    if title is not None and not isinstance(title, str):
+        raise ArgumentTypeError(f"title must be a text, got title={title!r}; write str(...) of it")
     block_mask.check_fresh()
     if 0 in block_mask.shape:
         raise ArgumentError(
@@ -130,18 +133,24 @@ def _labels(
     """The labels of queries and keys, checked."""
     if kv_tokens is None and mask.q_len == mask.kv_len:
         kv_tokens = tokens
-    sides = (("tokens", tokens, mask.q_len, "query"), ("kv_tokens", kv_tokens, mask.kv_len, "key"))
-    for name, labels, length, noun in sides:
-        if labels is None:
-            continue
-        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-            raise ArgumentTypeError(
-                f"{name} must be a list of texts, one a {noun}, got {reprlib.repr(labels)}; "
-                "write str(...) of each, and split a text into its words"
-            )
-        if len(labels) != length:
-            raise ShapeError(
-                f"{name} must hold one text a {noun}, got {len(labels)} for {length}; "
-                "cut the list, or make the mask as long"
-            )
-    return (None if tokens is None else list(tokens)), (None if kv_tokens is None else list(kv_tokens))
+    return (
+        _checked_labels("tokens", tokens, mask.q_len, "query"),
+        _checked_labels("kv_tokens", kv_tokens, mask.kv_len, "key"),
+    )
+
+
+def _checked_labels(name: str, labels: object, length: int, noun: str) -> list[str] | None:
+    if labels is None:
+        return None
+    found = list(labels) if isinstance(labels, Sequence) and not isinstance(labels, str) else None
+    if found is None or not all(isinstance(label, str) for label in found):
+        raise ArgumentTypeError(
+            f"{name} must be a list of texts, one a {noun}, got {name}={reprlib.repr(labels)}; "
+            "write list(...) of what makes them, str(...) of each, and split a text into its words"
+        )
+    if len(found) != length:
+        raise ShapeError(
+            f"{name} must hold one text a {noun}, got {len(found)} for {length}; "
+            "cut the list, or make the mask as long"
+        )
+    return found

@@ -24,8 +24,8 @@ const Saccade = (() => {
   }
 
   class Capture {
-    constructor({ name, dtype, shape, data }) {
-      Object.assign(this, { name, dtype, shape });
+    constructor({ dtype, shape, data }) {
+      this.shape = shape;
       this.data = decoded(data, BYTES[dtype]);
       this.forms = new Map();
     }
@@ -107,8 +107,7 @@ const Saccade = (() => {
     const value = (one) => (one.poisonAt(0) ? "?" : shown(program.valueOf(one)));
     const sides = node.op in SYMBOLS ? node.args.map(value).join(` ${SYMBOLS[node.op]} `) : "";
     const loads = loadsBelow(node).slice(0, MOST_LOADS).map((one) => {
-      const { name } = program.captures[one.attr];
-      return `${name}[${one.args.map(value).join(", ")}] = ${value(one)}`;
+      return `${program.names[one.attr]}[${one.args.map(value).join(", ")}] = ${value(one)}`;
     });
     return sides && loads.length ? `${sides} (${loads.join(", ")})` : sides || loads.join(", ");
   }
@@ -131,25 +130,33 @@ const Saccade = (() => {
     all: (parts) => parts.every((one) => one !== false) && (fault(parts) ?? true),
     any: (parts) => parts.some((one) => one === true) || (fault(parts) ?? false),
     odd: (parts) => fault(parts) ?? parts.filter((one) => one === true).length % 2 === 1,
+    same: (parts) => fault(parts) ?? parts.every((one) => one === parts[0]),
     not: (parts) => fault(parts) ?? !parts[0],
+    where: (parts) => (taken(parts) === null ? parts[0] : parts[taken(parts)]),
   };
 
   function fault(parts) {
     return parts.find((one) => typeof one === "string");
   }
 
+  /* Which of condition, then and else is the one that counts: 1 or 2; null where the condition is a fault. */
+  function taken([condition]) {
+    return typeof condition === "string" ? null : condition ? 1 : 2;
+  }
+
   function explained(term, evidence) {
-    const { kind, label } = term;
-    if (kind === "leaf") return { kind, label, ...evidence.leaf(term), terms: [] };
+    const { kind, label, named } = term;
+    if (kind === "leaf") return { kind, label, named, ...evidence.leaf(term), terms: [] };
     const terms = term.terms.map((one) => explained(one, evidence));
-    const holds = JOINED[kind](terms.map((one) => one.holds));
-    return { kind, label, text: "", holds, values: "", terms };
+    const parts = terms.map((one) => one.holds);
+    const told = { kind, label, named, text: "", holds: JOINED[kind](parts), values: "", terms };
+    return kind === "where" ? { ...told, taken: taken(parts) } : told;
   }
 
   class Model {
     constructor(data) {
-      const { title, batch, heads, q_len, kv_len, tokens, kv_tokens, blocks, overview } = data;
-      Object.assign(this, { title, batch, heads, q_len, kv_len, tokens, kv_tokens, blocks, overview });
+      const { batch, heads, q_len, kv_len, blocks, overview } = data;
+      Object.assign(this, { batch, heads, q_len, kv_len, blocks, overview });
       this.terms = data.terms;
       const captures = data.captures.map((one) => new Capture(one));
       this.programs = data.programs.map(
@@ -158,7 +165,7 @@ const Saccade = (() => {
       this.mask = this.programs[data.mask];
       this.scoring = data.score === null ? null : this.programs[data.score];
       this.grids = blocks.grids.map((one) => new Grid(one));
-      this.shares = overview.shares.map((one) => decoded(one, Uint8Array));
+      this.shares = overview === null ? [] : overview.shares.map((one) => decoded(one, Uint8Array));
     }
 
     /* Where (b, h) is among what is stored once for all that are equal. */
@@ -218,7 +225,8 @@ const Saccade = (() => {
       return this.grids[this.place(b, h)].runs(row);
     }
 
-    /* The share of visible pairs in a cell of the overview: 0 only where none is, 1 only where all are. */
+    /* The share of visible pairs in a cell of the overview, where there is one: 0 only where none is, 1 only
+     * where all are. */
     share(b, h, row, column) {
       return this.shares[this.place(b, h)][row * this.overview.columns + column] / 255;
     }

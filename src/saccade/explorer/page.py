@@ -1,7 +1,8 @@
 """The page that explains a mask: one HTML file that asks nothing of the network.
 
-Owns how the template, the style sheet, the scripts and the mask's data become one file, and how that file is
-written. What the data are is said in `data`; what the page does stands in the files put together here.
+Owns how the template, the style sheet, the scripts and the mask's data become one text. What the data are is
+said in `data`, how a file is written in `page_file`; what the page does stands in the files put together
+here.
 Invariant: a text from outside never becomes markup, style or script; the page's policy lets no other script
 run and nothing be fetched.
 """
@@ -11,8 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -22,19 +22,22 @@ from typing import Any
 
 from saccade.block_mask import BlockMask
 from saccade.block_mask.markup import KIND_COLOURS
-from saccade.errors import ArgumentError
+from saccade.errors import ArgumentError, ArgumentTypeError
 from saccade.explorer.data import page_data
+from saccade.explorer.page_file import write_page
 from saccade.signatures import MaskMod, ScoreMod
 
 __all__ = ["mask_html", "write_mask_html"]
 
 # In the order in which they need each other.
 _SCRIPTS = (
-    "arithmetic.js", "program.js", "evaluate.js",
-    "camera.js", "palette.js", "tiles.js", "view.js", "rulers.js",
+    "arithmetic.js", "program.js", "evaluate.js", "texts.js",
+    "camera.js", "palette.js", "overview.js", "tiles.js", "view.js", "rulers.js",
     "verdict.js", "panel.js", "legend.js", "score_range.js", "place.js",
     "explorer.js", "controls.js", "options.js", "start.js",
 )  # fmt: skip
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def mask_html(
@@ -65,6 +68,7 @@ def mask_html(
 
     Raises:
         ShapeError: There are not as many texts as positions.
+        ArgumentError: The title holds half a pair of surrogates, which UTF-8 has no form for.
         SaccadeError: A mod cannot be read, the mask is stale, has no pairs, or is too large for a page.
 
     Example:
@@ -77,7 +81,7 @@ def mask_html(
     empty, partial, full = KIND_COLOURS
     style = Template(_asset("style.css")).substitute(empty=empty, partial=partial, full=full)
     script = "\n".join(map(_asset, _SCRIPTS))
-    return Template(_asset("page.html")).substitute(
+    page = Template(_asset("page.html")).substitute(
         title=escape(str(data["title"])),
         facts=_facts(data),
         pairs=f"{data['q_len']:,} queries and {data['kv_len']:,} keys",
@@ -88,6 +92,12 @@ def mask_html(
         # A text that holds </script> must not end the element.
         mask=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
+    # Only in names: JSON writes half a pair of surrogates as it would any other character.
+    if lone := _SURROGATE.search(page):
+        raise ArgumentError(
+            f"a page is UTF-8, which has no {lone[0]!r}, got title={data['title']!r}; leave it out"
+        )
+    return page
 
 
 def write_mask_html(
@@ -104,7 +114,7 @@ def write_mask_html(
 
     Args:
         path: The file, by custom with the ending .html. Missing directories are made. It is replaced in one
-            step: nobody ever reads half a page.
+            step: nobody ever reads half a page. A symbolic link is followed.
         block_mask: The mask, of any length.
         mask_mod: A further mask; a pair is visible where both show it, as in `flex_attention`.
         score_mod: What becomes of a score; None for nothing.
@@ -116,7 +126,8 @@ def write_mask_html(
         The path written.
 
     Raises:
-        ArgumentError: The file cannot be written.
+        ArgumentError: The file cannot be written, or is a directory, a pipe or a device.
+        ArgumentTypeError: `path` is neither a text nor a Path.
         SaccadeError: As for `mask_html`.
 
     Example:
@@ -126,30 +137,12 @@ def write_mask_html(
         >>> write_mask_html(written, mask, tokens=["The", "cat", ".", "It", "sat"]) == written
         True
     """
-    path = Path(path)
+    if not isinstance(path, (str, Path)):
+        raise ArgumentTypeError(f"path must be a text or a Path, got path={path!r}; write str(...) of it")
     page = mask_html(block_mask, mask_mod, score_mod, tokens=tokens, kv_tokens=kv_tokens, title=title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, page)
-    except OSError as fault:
-        raise ArgumentError(
-            f"expected a file that can be written, got path={str(path)!r} ({fault.strerror}); choose another"
-        ) from fault
+    path = Path(path)
+    write_page(path, page, given=f"path={str(path)!r}")
     return path
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place, then put it there in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        beside.chmod(0o644)  # mkstemp's own mode would hide the page from other readers
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _asset(name: str) -> str:

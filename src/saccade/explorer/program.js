@@ -218,7 +218,7 @@ const SaccadeProgram = (() => {
   class Program {
     /* data: an entry of the page's "programs"; captures: its captured tensors, by slot. */
     constructor(data, captures) {
-      this.text = data.text;
+      this.names = data.names; // of the captures, as the nodes' texts call them
       this.captures = captures;
       this.integers = data.exact ? "exact" : "wide";
       this.nodes = [];
@@ -286,9 +286,9 @@ const SaccadeProgram = (() => {
       const [b, h, q, k] = this.pair;
       const at = `at (b=${b}, h=${h}, q_idx=${q}, kv_idx=${k})`;
       if (site.op !== "load") return `expected a divisor other than 0, got 0 in ${site.text} ${at}`;
-      const { name, shape } = this.captures[site.attr];
+      const { shape } = this.captures[site.attr];
       const { dim, index } = site.fault;
-      const size = `${name} has ${shape[dim]} entries in dimension ${dim}`;
+      const size = `${this.names[site.attr]} has ${shape[dim]} entries in dimension ${dim}`;
       return `${size}, got index ${index} in ${site.text} ${at}`;
     }
 

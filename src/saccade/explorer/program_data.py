@@ -19,7 +19,8 @@ from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, const, substitute, walk
 from saccade.ir.ops import OPS, REDUCTIONS, Op
 from saccade.ir.program import Program
-from saccade.ir.text import format_expression
+from saccade.ir.rewrite import simplify
+from saccade.ir.text import capture_names, format_expression
 
 __all__ = ["ProgramData", "node_text"]
 
@@ -60,9 +61,9 @@ class ProgramData:
         self.entries.append(
             {
                 "kind": program.kind.value,
-                "text": repr(program),
                 "numbers": [_json_number(value) for value in program.numbers],
                 "captures": slots,
+                "names": capture_names(len(slots), program.names),
                 "exact": is_exact(nodes, arrays, program.numbers, self._shape),
                 "nodes": [_node_data(node, places, program) for node in nodes],
                 "root": places[program.root],
@@ -95,7 +96,8 @@ def node_text(node: Expr, program: Program) -> str:
         numbers = {
             one: const(program.numbers[one.attr], one.dtype) for one in walk(node) if one.op is Op.NUMBER
         }
-        shown = substitute(node, numbers) if numbers else node
+        # A move by nothing does not show.
+        shown = simplify(substitute(node, numbers))
         text = format_expression(shown, program.names).replace("\n", "; ")
         if len(text) <= _MOST_COLUMNS:
             return text

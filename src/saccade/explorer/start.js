@@ -1,31 +1,25 @@
 // Puts the page to work: reads the mask, opens the place that the address names.
 
-function start() {
-  const mask = JSON.parse(byId("mask").textContent);
-  const model = Saccade.load(mask);
-  const explorer = new Explorer(model, mask, byId("matrix"));
-  const help = byId("keys");
-  new Pointer(explorer);
-  new Keyboard(explorer, help);
+const explorer = (() => {
+  const mask = JSON.parse(document.getElementById("mask").textContent);
+  const explorer = new Explorer(Saccade.load(mask), mask, document.getElementById("matrix"));
+  const help = document.getElementById("keys");
   const open = () => {
-    const place = Place.read(mask);
-    if (!place) return;
-    Object.assign(explorer.state, { b: place.b, h: place.h });
-    explorer.recolour();
-    explorer.goTo(place, place.zoom ?? undefined);
-    explorer.pin(true);
-    for (const axis of ["b", "h"]) byId(`choose-${axis}`).value = place[axis];
+    const { b, h, cursor, zoom, pinned } = Place.read(mask);
+    for (const [axis, index] of [["b", b], ["h", h]]) {
+      if (index === null && cursor === null) continue;
+      explorer.choose(axis, index ?? 0);
+      document.getElementById(`choose-${axis}`).value = index ?? 0;
+    }
+    if (cursor === null) return;
+    explorer.goTo(cursor, zoom ?? undefined);
+    explorer.pin(pinned);
   };
-  const [batches, heads] = mask.score === null ? mask.blocks.shape : [mask.batch, mask.heads];
-  offerAxis(explorer, "b", batches);
-  offerAxis(explorer, "h", heads);
-  offerGoTo(explorer, mask);
-  offerScore(explorer, mask);
-  offerButtons(explorer, help);
+  new Controls.Pointer(explorer);
+  new Controls.Keyboard(explorer, help);
+  Options.offer(explorer, help);
   explorer.panel.show(explorer.state);
   open();
   addEventListener("hashchange", open);
   return explorer;
-}
-
-const explorer = start();
+})();

@@ -25,6 +25,7 @@ from saccade.ir.expr import Expr
 from saccade.ir.ops import INDEX_VARIABLES, Op
 from saccade.ir.program import Program
 from saccade.masks.base import Mask
+from saccade.masks.shift import shift
 from saccade.mod_value import read_table
 from saccade.signatures import MaskMod
 
@@ -43,11 +44,23 @@ class Joint(Enum):
     ANY = "any"
     ODD = "odd"
     NOT = "not"
+    SAME = "same"  # all of its terms hold, or none
+    WHERE = "where"  # the first term says which of the other two counts
     LEAF = "leaf"
 
 
 _OF_SYMBOL = {"&": Joint.ALL, "|": Joint.ANY, "^": Joint.ODD, "~": Joint.NOT}
-_OF_OP = {Op.AND: Joint.ALL, Op.OR: Joint.ANY, Op.XOR: Joint.ODD, Op.NOT: Joint.NOT}
+_OF_OP = {
+    Op.AND: Joint.ALL,
+    Op.OR: Joint.ANY,
+    Op.XOR: Joint.ODD,
+    Op.NOT: Joint.NOT,
+    Op.WHERE: Joint.WHERE,
+}
+# Logic where what they compare is itself true or false.
+_OF_EQUALITY = {Op.EQ: Joint.SAME, Op.NE: Joint.ODD}
+_ASSOCIATIVE = (Op.AND, Op.OR, Op.XOR)
+_COMPARISONS = (Op.EQ, Op.NE, Op.LT, Op.LE)
 
 
 @final
@@ -58,6 +71,8 @@ class Term:
     Attributes:
         joint: How it follows from its terms.
         label: What people call it.
+        named: Whether the label is a name that somebody gave, of a mask or a function; else it only repeats
+            what the term is made of.
         terms: Its own terms; none of a leaf.
         program: Of a leaf, the program it belongs to.
         node: Of a leaf, the BOOL node of that program whose truth it is.
@@ -65,6 +80,7 @@ class Term:
 
     joint: Joint
     label: str
+    named: bool = False
     terms: list[Term] = field(default_factory=list)
     program: Program | None = None
     node: Expr | None = None
@@ -91,7 +107,7 @@ def mask_terms(mask: BlockMask) -> Term:
     """
     mod = mask.mask_mod
     if isinstance(mod, Program) or not is_same_rule(mask.program, _program(mod)):
-        return _of_program(mask.program, node_text(mask.program.root, mask.program))
+        return _of_program(mask.program)
     return mod_terms(mod)
 
 
@@ -102,12 +118,12 @@ def mod_terms(mod: MaskMod) -> Term:
 
 def joined(label: str, terms: Sequence[Term]) -> Term:
     """Return the term that holds where all of the given ones do."""
-    return Term(Joint.ALL, label, list(terms))
+    return Term(Joint.ALL, label, terms=list(terms))
 
 
 def terms_data(term: Term, programs: ProgramData) -> dict[str, object]:
     """Describe a tree for the page, adding the programs of its leaves."""
-    data: dict[str, object] = {"kind": term.joint.value, "label": term.label}
+    data: dict[str, object] = {"kind": term.joint.value, "label": term.label, "named": term.named}
     data["terms"] = [terms_data(one, programs) for one in term.terms]
     if term.program is not None and term.node is not None:
         data["program"] = programs.add(term.program)
@@ -121,17 +137,27 @@ def _of_mod(mod: MaskMod, moves: tuple[MovedMod, ...]) -> Term:
         return _of_mod(mod.mod, (*moves, mod))
     if isinstance(mod, BlocksMod):
         partial = [_of_mod(_InBlocks(mod, BlockKind.PARTIAL), moves), _of_mod(mod.mod, moves)]
-        inside = Term(Joint.ALL, f"{mod_name(mod.mod)} in partial blocks", partial)
-        return Term(Joint.ANY, mod_name(mod), [_of_mod(_InBlocks(mod, BlockKind.FULL), moves), inside])
-    if isinstance(mod, Mask) and mod.parts:
-        return Term(_OF_SYMBOL[mod.symbol], repr(mod), [_of_mod(part, moves) for part in mod.parts])
+        inside = Term(Joint.ALL, f"{mod_name(mod.mod)} in partial blocks", named=True, terms=partial)
+        full = _of_mod(_InBlocks(mod, BlockKind.FULL), moves)
+        return Term(Joint.ANY, mod_name(mod), named=True, terms=[full, inside])
+    symbol, parts = _parts(mod)
+    if parts:
+        return Term(_OF_SYMBOL[symbol], mod_name(mod), terms=[_of_mod(part, moves) for part in parts])
     moved: MaskMod = mod
     for move in reversed(moves):
         moved = replace(move, mod=moved)
     program = _program(moved)
     name = mod_name(mod)
     unnamed = isinstance(mod, Program) or name == "<lambda>"
-    return _of_program(program, node_text(program.root, program) if unnamed else name)
+    return _of_program(program, None if unnamed else name)
+
+
+def _parts(mod: MaskMod) -> tuple[str, tuple[MaskMod, ...]]:
+    """The operator that a mask is made by, and its parts: shift(a & b) is shift(a) & shift(b)."""
+    if isinstance(mod, shift):
+        symbol, parts = _parts(mod.mask_mod)
+        return symbol, tuple(replace(mod, mask_mod=part) for part in parts)
+    return (mod.symbol, mod.parts) if isinstance(mod, Mask) else ("", ())
 
 
 def _program(mod: MaskMod) -> Program:
@@ -159,25 +185,42 @@ class _InBlocks:
         return f"given as a {self.kind.name.lower()} block"
 
 
-def _of_program(program: Program, label: str) -> Term:
+def _of_program(program: Program, name: str | None = None) -> Term:
     """Split a program at its logic, from the root down, while the terms stay few."""
-    root = Term(Joint.LEAF, label, program=program, node=program.root)
+    root = _leaf(program, program.root)
+    if name is not None:
+        root.label, root.named = name, True
     waiting = deque([root])
     count = 1
     while waiting:
         term = waiting.popleft()
         assert term.node is not None, "only leaves wait"
-        if term.node.op not in _OF_OP or term.node.dtype is not DType.BOOL:
+        joint = _logic(term.node)
+        if joint is None:
             continue
         parts = _operands(term.node)
         if count + len(parts) > _MOST_TERMS:
             continue
         count += len(parts)
-        term.joint = _OF_OP[term.node.op]
-        term.terms = [Term(Joint.LEAF, node_text(part, program), [], program, part) for part in parts]
+        term.joint = joint
+        term.terms = [_leaf(program, part) for part in parts]
         term.program = term.node = None
         waiting.extend(term.terms)
     return root
+
+
+def _leaf(program: Program, node: Expr) -> Term:
+    return Term(Joint.LEAF, node_text(node, program), program=program, node=node)
+
+
+def _logic(node: Expr) -> Joint | None:
+    """How a BOOL node follows from BOOL arguments; None where it does not."""
+    if node.dtype is DType.BOOL and node.op in _OF_OP:
+        return _OF_OP[node.op]
+    # Two entries of a table are better told as the values that were compared.
+    if node.op in _OF_EQUALITY and any(_logic(arg) or arg.op in _COMPARISONS for arg in node.args):
+        return _OF_EQUALITY[node.op]
+    return None
 
 
 def _operands(node: Expr) -> list[Expr]:
@@ -186,7 +229,7 @@ def _operands(node: Expr) -> list[Expr]:
     stack = list(reversed(node.args))
     while stack and len(parts) <= _MOST_TERMS:
         part = stack.pop()
-        if part.op is node.op and node.op is not Op.NOT:
+        if part.op is node.op and node.op in _ASSOCIATIVE:
             stack.extend(reversed(part.args))
         else:
             parts.append(part)

@@ -29,7 +29,7 @@ from saccade.ir.parse import parse_structure
 from saccade.ir.structure import Structure
 from saccade.ir.syntax import ATOM, COMPARE, INFIX, NUMBERED_NAME, POWER, PREFIX, RESERVED, UNARY, float_type
 
-__all__ = ["format_expression", "format_structure", "parse_structure"]
+__all__ = ["capture_names", "format_expression", "format_structure", "parse_structure"]
 
 # Beyond these an expression gets a line of its own: lines stay readable, and far below the nesting Python's
 # parser allows.
@@ -60,7 +60,7 @@ def format_structure(
         mask(document: i32[1]) -> bool
         document[q_idx] == document[kv_idx]
     """
-    shown = _capture_names(len(structure.captures), names or ())
+    shown = capture_names(len(structure.captures), names or ())
     slots = [
         f"{name}: {capture.dtype.value}[{capture.rank}]"
         for name, capture in zip(shown, structure.captures, strict=True)
@@ -87,11 +87,23 @@ def format_expression(root: Expr, names: Sequence[str] = (), float_type: DType =
         Lines as in `format_structure`, without the header.
     """
     slots = 1 + max((node.attr for node in walk(root) if node.op is Op.LOAD), default=-1)
-    return "\n".join(_Writer(_capture_names(slots, names), float_type).lines(root))
+    return "\n".join(_Writer(capture_names(slots, names), float_type).lines(root))
 
 
-def _capture_names(slots: int, names: Sequence[str]) -> list[str]:
-    """An identifier for each slot: the user's name made fit, or ``c`` and the slot."""
+def capture_names(slots: int, names: Sequence[str]) -> list[str]:
+    """Return what the text calls the captured tensors.
+
+    Args:
+        slots: How many there are.
+        names: What the user calls them, of the first ones at least.
+
+    Returns:
+        An identifier for each slot: the user's name made fit, or ``c`` and the slot.
+
+    Example:
+        >>> capture_names(4, ["document.ids", "if", "document.ids"])
+        ['document_ids', 'c1', 'c2', 'c3']
+    """
     shown: list[str] = []
     for slot in range(slots):
         name = re.sub(r"\W+", "_", names[slot], flags=re.ASCII).strip("_") if slot < len(names) else ""
