@@ -38,8 +38,9 @@ class dense(Mask):
     Args:
         table: `[Q, K]`, `[H, Q, K]` or `[B, H, Q, K]`. bool, True = attend, as in torch's
             scaled_dot_product_attention; or float16, bfloat16, float32 or float64, an additive mask. Axes of
-            size 1 broadcast, and what was expanded is read as it is stored. Kept as given, and read when the mask is used; without its gradient, since a
-            pair is visible or not, so that one learned table may be a mask and a bias.
+            size 1 broadcast, and what was expanded is read as it is stored. Kept as given, and read when the
+            mask is used; without its gradient, since a pair is visible or not, so that one learned table may
+            be a mask and a bias.
 
     Raises:
         ArgumentTypeError: `table` is no tensor.
