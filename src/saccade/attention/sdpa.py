@@ -31,6 +31,9 @@ __all__ = ["SdpaCall", "read_sdpa", "scaled_dot_product_attention"]
 
 _CAUSAL_MASKS = 32
 
+# The leading dimensions of the output as torch has it, or its sequences.
+_Form = tuple[int, ...] | NestedForm
+
 
 def scaled_dot_product_attention(
     query: Tensor,
@@ -98,12 +101,12 @@ def scaled_dot_product_attention(
             enable_gqa=enable_gqa,
             backend=backend,
         )
-    given, leading = _as_flex_arguments(
+    given, form = _as_flex_arguments(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
     )
     if torch.compiler.is_dynamo_compiling():
-        return _unfolded(compute_compiled(given).out, leading)
-    call = SdpaCall(_read(given), leading)
+        return _unfolded(compute_compiled(given).out, form)
+    call = SdpaCall(_read(given), form)
     return call.run(call.planned())
 
 
@@ -113,9 +116,7 @@ class SdpaCall:
     """A call, checked and read; nothing is computed yet."""
 
     request: Request
-    form: (
-        tuple[int, ...] | NestedForm
-    )  # the leading dimensions of the output as torch has it, or its sequences
+    form: _Form
 
     def planned(self) -> Plan:
         """Choose who runs it.
@@ -127,8 +128,7 @@ class SdpaCall:
 
     def run(self, chosen: Plan) -> Tensor:
         """Compute the output `[..., L, Ev]`, nested where the query is."""
-        out, form = compute(self.request, chosen).out, self.form
-        return form.nested(out) if isinstance(form, NestedForm) else _unfolded(out, form)
+        return _unfolded(compute(self.request, chosen).out, self.form)
 
 
 def read_sdpa(
@@ -148,12 +148,10 @@ def read_sdpa(
     Raises:
         SaccadeError: Something given cannot be used; see there.
     """
-    if is_nested(query, key, value):
-        return _read_nested(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend)
-    given, leading = _as_flex_arguments(
+    given, form = _as_flex_arguments(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend
     )
-    return SdpaCall(_read(given), leading)
+    return SdpaCall(_read(given), form)
 
 
 @outside_graphs
@@ -161,42 +159,6 @@ def _compute_nested(*args: Any, **kwargs: Any) -> Tensor:
     """Compute a call of nested tensors; the arguments are those of `scaled_dot_product_attention`."""
     call = read_sdpa(*args, **kwargs)
     return call.run(call.planned())
-
-
-def _read_nested(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | Tensor | None,
-    enable_gqa: bool,
-    backend: str,
-) -> SdpaCall:
-    """Read a call of nested tensors `[B, H, j, E]`."""
-    _require_kinds(attn_mask, is_causal, query=query, key=key, value=value)
-    if attn_mask is not None:
-        raise UnsupportedError(
-            "nested tensors take no attn_mask, for one table does not fit sequences of unequal lengths, got "
-            f"attn_mask of shape {list(attn_mask.shape)}; pass is_causal=True, or call "
-            "saccade.flex_attention with mask_mod="
-        )
-    given = Arguments(
-        query,
-        key,
-        value,
-        scale=_number("scale", scale) if isinstance(scale, Tensor) else scale,
-        enable_gqa=enable_gqa,
-        mask_mod=causal if is_causal else None,
-        dropout_p=dropout_p,
-        backend=backend,
-    )
-    try:
-        call = packed_call(given)
-    except ArgumentError as fault:
-        raise OperandError(str(fault)) from fault
-    return SdpaCall(_read(call.packed), call.form)
 
 
 def _as_flex_arguments(
@@ -209,9 +171,20 @@ def _as_flex_arguments(
     scale: float | Tensor | None,
     enable_gqa: bool,
     backend: str,
-) -> tuple[Arguments, tuple[int, ...]]:
-    """The arguments of `flex_attention` that say the same, and the leading dimensions of the output."""
+) -> tuple[Arguments, _Form]:
+    """The arguments of `flex_attention` that say the same, and what its output becomes."""
     _require_kinds(attn_mask, is_causal, query=query, key=key, value=value)
+    given = Arguments(
+        query,
+        key,
+        value,
+        scale=_number("scale", scale) if isinstance(scale, Tensor) else scale,
+        enable_gqa=enable_gqa,
+        dropout_p=dropout_p,
+        backend=backend,
+    )
+    if is_nested(query, key, value):
+        return _packed(given, attn_mask, is_causal)
     folded = fold(query, key, value, enable_gqa)
     block_mask: BlockMask | None = None
     mask_mod, score_mod = _mods(attn_mask, folded)
@@ -219,19 +192,31 @@ def _as_flex_arguments(
         mask_mod = causal  # what is kept between calls is neither theirs to read nor to make
     elif is_causal:
         block_mask = _causal(*folded.scores_shape[-2:], query.device)
-    given = Arguments(
-        folded.query,
-        folded.key,
-        folded.value,
+    given = given._replace(
+        query=folded.query,
+        key=folded.key,
+        value=folded.value,
         score_mod=score_mod,
         block_mask=block_mask,
-        scale=_number("scale", scale) if isinstance(scale, Tensor) else scale,
         enable_gqa=True,  # `fold` has settled which heads share
         mask_mod=mask_mod,
-        dropout_p=dropout_p,
-        backend=backend,
     )
     return given, folded.leading
+
+
+def _packed(given: Arguments, attn_mask: Tensor | None, is_causal: bool) -> tuple[Arguments, _Form]:
+    """A call of nested tensors `[B, H, j, E]` as one of their packed values."""
+    if attn_mask is not None:
+        raise UnsupportedError(
+            "nested tensors take no attn_mask, for one table does not fit sequences of unequal lengths, got "
+            f"attn_mask of shape {list(attn_mask.shape)}; pass is_causal=True, or call "
+            "saccade.flex_attention with mask_mod="
+        )
+    try:
+        call = packed_call(given._replace(mask_mod=causal if is_causal else None))
+    except ArgumentError as fault:
+        raise OperandError(str(fault)) from fault
+    return call.packed, call.form
 
 
 def _read(given: Arguments) -> Request:
@@ -242,8 +227,10 @@ def _read(given: Arguments) -> Request:
         raise OperandError(str(fault)) from fault
 
 
-def _unfolded(out: Tensor, leading: tuple[int, ...]) -> Tensor:
-    return out if len(leading) == 2 else out.reshape(*leading, *out.shape[-2:])
+def _unfolded(out: Tensor, form: _Form) -> Tensor:
+    if isinstance(form, NestedForm):
+        return form.nested(out)
+    return out if len(form) == 2 else out.reshape(*form, *out.shape[-2:])
 
 
 def _require_kinds(attn_mask: object, is_causal: object, **tensors: object) -> None:
