@@ -20,8 +20,9 @@ import numpy as np
 
 from saccade.analysis.runs import BlockKind
 from saccade.backends.cpu.kernels import LoadedKernel
-from saccade.codegen.cpu.arguments import FIXED, ArgumentLayout, State, Which, programs
+from saccade.codegen.cpu.arguments import FIXED, ArgumentLayout, State, programs
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
+from saccade.codegen.program.which import Which
 from saccade.ir.dropout import philox4x32
 from saccade.ir.dtype import DType
 from saccade.ir.interpret import evaluate

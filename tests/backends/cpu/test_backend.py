@@ -10,12 +10,13 @@ import torch
 
 from saccade import AuxRequest, create_block_mask, explain, flex_attention
 from saccade.backends.cpu import CpuBackend, backend
-from saccade.backends.cpu.specialise import choose, key_of, kind_for, mods_of, specify
+from saccade.backends.cpu.specialise import choose, key_of, kind_for, specify
+from saccade.backends.mods import mods_of
 from saccade.backends.registry import candidates
-from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.spec import KernelKind
 from saccade.codegen.cpu.tiling import RegisterTile
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import walk
 from saccade.ir.rewrite import lower

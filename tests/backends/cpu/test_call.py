@@ -19,10 +19,10 @@ from saccade.backends.cpu import CpuBackend, specialise
 from saccade.backends.cpu import backend as cpu_backend
 from saccade.backends.cpu import call as cpu_call
 from saccade.backends.cpu import operands as cpu_operands
-from saccade.backends.cpu.poison import Place, raise_poison
 from saccade.backends.eager import EagerBackend
+from saccade.backends.poison import Place, raise_poison
 from saccade.block_mask import BlockMask
-from saccade.codegen.cpu.arguments import Which
+from saccade.codegen.program.which import Which
 from saccade.errors import DivisionByZeroError, IndexOutOfRangeError
 from saccade.ir.structure import ModKind
 from saccade.masks import shift, sliding_window
@@ -315,6 +315,6 @@ def test_an_error_that_rounding_hides() -> None:
     tensors = draw(batch=1, heads=(1, 1), lengths=(1, 3))
     mods = {"score_mod": lambda score, b, h, q, k: score + table[torch.floor(score * 0).long()]}
     request = read_request(Arguments(*tensors, **mods))
-    programs, place = {Which.SCORE: request.operands.score}, Place(Which.SCORE, 0, 0, 0, range(1, 3))
+    programs, place = {Which.SCORE: request.operands.score}, Place(Which.SCORE, 0, 0, range(1), range(1, 3))
     with pytest.raises(IndexOutOfRangeError, match=r"score_mod must .* kv_idx in 1\.\.2, where it depends"):
         raise_poison(request.problem, request.operands, programs, place)

@@ -10,7 +10,8 @@ import torch
 
 from saccade import AuxRequest
 from saccade.attention.request import Arguments, read_request
-from saccade.backends.cpu.specialise import choose, kind_for, mods_of, specify
+from saccade.backends.cpu.specialise import choose, kind_for, specify
+from saccade.backends.mods import mods_of
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.kernel import emit
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec

@@ -28,8 +28,8 @@ from saccade.block_mask.tiles import TileRuns, key_tile_runs
 from saccade.codegen.cpu.arguments import State
 from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.kernel import emit
-from saccade.codegen.cpu.program.derivative import derivative
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
+from saccade.codegen.program.derivative import derivative
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.program import Program
 from saccade.problem import Wanted

@@ -17,12 +17,13 @@ from torch import Tensor
 from saccade.analysis.runs import BlockKind
 from saccade.block_mask import BlockMask
 from saccade.block_mask.tiles import tile_runs
-from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout, State
 from saccade.codegen.cpu.kernel import emit
-from saccade.codegen.cpu.program.facts import ProgramFacts
-from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSource, KernelSpec
 from saccade.codegen.cpu.tiling import TILE_SHAPE
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.prover import prove
+from saccade.codegen.program.which import Which
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.program import Program

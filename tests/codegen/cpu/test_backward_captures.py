@@ -16,17 +16,11 @@ from codegen.cpu.test_kernel import TRIPLES
 from saccade.block_mask import create_block_mask
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.kernel import emit
-from saccade.codegen.cpu.program.contributions import (
-    Contribution,
-    Way,
-    contributions,
-    sum_type,
-    summed_derivative,
-    way_of,
-)
-from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.program.split import Split
+from saccade.codegen.cpu.program.ways import Way, sum_type, way_of
 from saccade.codegen.cpu.spec import KernelSpec
+from saccade.codegen.program.contributions import Contribution, contributions, summed_derivative
+from saccade.codegen.program.prover import prove
 from saccade.ir.dtype import DType
 from saccade.ir.structure import ModKind
 from saccade.ir.text import format_expression, parse_structure

@@ -14,7 +14,8 @@ from catalogue import CATALOGUE, Case, Sizes
 from codegen.cpu.end_of_memory import at_end_of_memory
 from codegen.cpu.forward_call import Forward, Result, host_isas, run_forward
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.codegen.cpu.arguments import State, Which
+from saccade.codegen.cpu.arguments import State
+from saccade.codegen.program.which import Which
 from saccade.ir.dropout import keep_mask, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.structure import ModKind

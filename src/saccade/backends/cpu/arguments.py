@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots
+from saccade.codegen.program.which import Which
 from saccade.errors import OperandError
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.dtype import DType

@@ -10,13 +10,14 @@ from typing import final
 from saccade.backends.base import Backend, BackwardKernel, Kernel
 from saccade.backends.cpu.backward import CpuBackward
 from saccade.backends.cpu.call import CpuKernel
-from saccade.backends.cpu.empty import EmptyBackward, EmptyKernel
-from saccade.backends.cpu.specialise import choose, mods_of
+from saccade.backends.cpu.specialise import choose
 from saccade.backends.differentiation import DifferentiableKernel
+from saccade.backends.empty import EmptyBackward, EmptyKernel
+from saccade.backends.mods import mods_of
 from saccade.backends.sdpa import SdpaBackend
-from saccade.codegen.cpu.arguments import Which
-from saccade.codegen.cpu.program.contributions import contributions, roots_of
-from saccade.codegen.cpu.program.derivative import derivative
+from saccade.codegen.program.contributions import contributions, roots_of
+from saccade.codegen.program.derivative import derivative
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import walk
 from saccade.ir.rewrite import lower

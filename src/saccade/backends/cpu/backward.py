@@ -17,15 +17,18 @@ from saccade.backends.base import Gradients, Operands, Results
 from saccade.backends.cpu.arguments import Block, Capture, Corners, fill_rows, fill_tensor, template
 from saccade.backends.cpu.capture_gradients import CapturePlan, capture_plan
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
-from saccade.backends.cpu.operands import Blocks, Programs, programs_of
-from saccade.backends.cpu.poison import Place, raise_poison
-from saccade.backends.cpu.specialise import mods_of, specify_backward
+from saccade.backends.cpu.noted_place import noted_place
+from saccade.backends.cpu.operands import Blocks
+from saccade.backends.cpu.specialise import specify_backward
 from saccade.backends.cpu.walk import walk_of
 from saccade.backends.cpu.work import Extent
 from saccade.backends.layout import strides_like
-from saccade.codegen.cpu.arguments import ArgumentLayout, State, Which
+from saccade.backends.mods import Programs, mods_of, programs_of
+from saccade.backends.poison import raise_poison
+from saccade.codegen.cpu.arguments import ArgumentLayout, State
 from saccade.codegen.cpu.isa import ISAS
-from saccade.codegen.cpu.program.contributions import summed_derivative
+from saccade.codegen.program.contributions import summed_derivative
+from saccade.codegen.program.which import Which
 from saccade.problem import AttentionProblem, Wanted
 from saccade.tracing.dtypes import TORCH
 
@@ -166,7 +169,7 @@ class CpuBackward:
             changed = replace(score, structure=summed_derivative(score.structure, wanted.captures))
             programs = {**programs, Which.SCORE_GRADIENT: changed}
         lanes = ISAS[self._isa].lanes(self._problem.accumulates_in)
-        raise_poison(self._problem, operands, programs, Place.noted(state, lanes, self._problem.kv_len))
+        raise_poison(self._problem, operands, programs, noted_place(state, lanes, self._problem.kv_len))
 
 
 def _of_captures(operands: Operands, plan: CapturePlan, sums: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

@@ -16,12 +16,14 @@ from torch import Tensor
 from saccade.backends.base import Operands, Results
 from saccade.backends.cpu.arguments import Block, Capture, Corners, fill_rows, fill_tensor, template
 from saccade.backends.cpu.kernels import LoadedKernel, load_kernel
-from saccade.backends.cpu.operands import Blocks, Programs, programs_of
-from saccade.backends.cpu.poison import Place, raise_poison
-from saccade.backends.cpu.specialise import Choice, mods_of, specify
+from saccade.backends.cpu.noted_place import noted_place
+from saccade.backends.cpu.operands import Blocks
+from saccade.backends.cpu.specialise import Choice, specify
 from saccade.backends.cpu.walk import walk_of
 from saccade.backends.cpu.work import Extent
 from saccade.backends.layout import strides_like
+from saccade.backends.mods import Programs, mods_of, programs_of
+from saccade.backends.poison import raise_poison
 from saccade.codegen.cpu.arguments import ArgumentLayout, State
 from saccade.codegen.cpu.isa import ISAS
 from saccade.problem import AttentionProblem
@@ -126,4 +128,4 @@ class CpuKernel:
 
     def _raise(self, state: list[int], operands: Operands, programs: Programs) -> NoReturn:
         lanes = ISAS[self._choice.key.target].lanes(self._problem.accumulates_in)
-        raise_poison(self._problem, operands, programs, Place.noted(state, lanes, self._problem.kv_len))
+        raise_poison(self._problem, operands, programs, noted_place(state, lanes, self._problem.kv_len))

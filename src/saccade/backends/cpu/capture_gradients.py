@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import final
 
@@ -21,10 +20,9 @@ from saccade.backends.cpu.backward_work import CHUNK_AXES, most_chunks
 from saccade.backends.cpu.work import Extent
 from saccade.codegen.cpu.arguments import SumSlots
 from saccade.codegen.cpu.backward_captures import COPY_BYTES
-from saccade.codegen.cpu.program.contributions import Contribution, contributions
+from saccade.codegen.program.contributions import contributions
+from saccade.codegen.program.injective import names_apart
 from saccade.ir.dtype import DType
-from saccade.ir.expr import Expr
-from saccade.ir.ops import Op
 from saccade.problem import AttentionProblem, ModFacts, Wanted
 from saccade.runtime.team import alone_in_child
 from saccade.tracing.dtypes import TORCH
@@ -130,40 +128,5 @@ def _apart(score: ModFacts, wanted: tuple[bool, ...], shared: list[int]) -> froz
     found = contributions(score.structure, wanted)
     of_slots = [[each for each in found if each.slot == slot] for slot in shared]
     return frozenset(
-        name for name in CHUNK_AXES if all(_is_injective(name, each, score.numbers) for each in of_slots)
+        name for name in CHUNK_AXES if all(names_apart(name, each, score.numbers) for each in of_slots)
     )
-
-
-def _is_injective(name: str, found: list[Contribution], numbers: tuple[int | float, ...]) -> bool:
-    """Whether one dimension is, in every contribution, the variable and the same offset."""
-    places = [
-        {(dim, _offset(index, name, numbers)) for dim, index in enumerate(each.element.args)}
-        for each in found
-    ]
-    return not places or any(offset is not None for _, offset in set.intersection(*places))
-
-
-@lru_cache(maxsize=1024)
-def _offset(index: Expr, name: str, numbers: tuple[int | float, ...]) -> int | None:
-    """What is added to a variable to give an index, if that is all and not negative; else None.
-
-    A negative one would count some elements from the end.
-    """
-    offset, variables = 0, 0
-    stack = [(1, index)]
-    while stack:
-        sign, node = stack.pop()
-        if node.op is Op.VAR and node.attr == name and sign > 0:
-            variables += 1
-        elif node.op is Op.CONST:
-            offset += sign * int(node.attr)
-        elif node.op is Op.NUMBER:
-            offset += sign * int(numbers[node.attr])
-        elif node.op in _SIGNS:
-            stack.extend((sign * own, arg) for own, arg in zip(_SIGNS[node.op], node.args, strict=True))
-        else:
-            return None
-    return offset if variables == 1 and 0 <= offset < 2**62 else None
-
-
-_SIGNS = {Op.ADD: (1, 1), Op.SUB: (1, -1)}

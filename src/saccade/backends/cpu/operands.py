@@ -1,32 +1,16 @@
-"""What a call brings, in the order in which kernels take it: programs, and the blocks to walk."""
+"""Which blocks the calls of a problem walk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias, final
+from typing import final
 
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands
 from saccade.backends.cpu.specialise import analysis_pays
 from saccade.block_mask import BlockMask, create_block_mask
-from saccade.codegen.cpu.arguments import Which
-from saccade.ir.program import Program
 from saccade.problem import AttentionProblem
 
-__all__ = ["Blocks", "Programs", "programs_of"]
-
-Programs: TypeAlias = Mapping[Which, Program]
-
-
-def programs_of(operands: Operands) -> Programs:
-    """Return the programs of a call, in the places `specialise.mods_of` gives them."""
-    blocks = operands.block_mask
-    given = {
-        Which.MASK: operands.mask if blocks is None else blocks.program,
-        Which.MASK_MOD: None if blocks is None else operands.mask,
-        Which.SCORE: operands.score,
-    }
-    return {which: program for which, program in given.items() if program is not None}
+__all__ = ["Blocks"]
 
 
 @final

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import final
 
-from saccade.codegen.cpu.arguments import Which
+from saccade.backends.mods import masks_of
 from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.philox import KEYS
-from saccade.codegen.cpu.program.contributions import Contribution, contributions
-from saccade.codegen.cpu.program.derivative import derivative
-from saccade.codegen.cpu.program.facts import ProgramFacts
-from saccade.codegen.cpu.program.prover import prove
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import TILE_SHAPE, RegisterTile
+from saccade.codegen.program.contributions import Contribution, contributions
+from saccade.codegen.program.derivative import derivative
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.prover import prove
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
 from saccade.problem import AttentionProblem, HeadGroups, KernelKey, ModFacts, Outputs, Wanted
@@ -33,7 +34,6 @@ __all__ = [
     "choose",
     "key_of",
     "kind_for",
-    "mods_of",
     "specify",
     "specify_backward",
 ]
@@ -130,26 +130,9 @@ def kind_for(problem: AttentionProblem) -> KernelKind:
     return KernelKind.DECODE
 
 
-def mods_of(problem: AttentionProblem) -> dict[Which, ModFacts]:
-    """Return the programs of the problem's kernel, in the order of `Which`."""
-    mask, mask_mod = _masks(problem)
-    given = ((Which.MASK, mask), (Which.MASK_MOD, mask_mod), (Which.SCORE, problem.score))
-    return {which: mod for which, mod in given if mod is not None}
-
-
-def _masks(problem: AttentionProblem) -> tuple[ModFacts | None, ModFacts | None]:
-    """The kernel's two masks.
-
-    A mask_mod alone has the place of a block mask's program, so that one kernel serves it, whether or not it
-    is analysed first.
-    """
-    blocks, mask_mod = problem.block_mask, problem.mask_mod
-    return (mask_mod, None) if blocks is None else (blocks.mod, mask_mod)
-
-
 def key_of(problem: AttentionProblem, isa: str) -> KernelKey:
     """Return the key of the problem's forward kernel."""
-    score, mask, mask_mod = problem.score, *_masks(problem)
+    score, mask, mask_mod = problem.score, *masks_of(problem)
     return _key(
         isa,
         problem.dtype,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import final
 
+from saccade.codegen.program.which import Which
 from saccade.ir.structure import Structure
 from saccade.problem import KernelKey
 
-__all__ = ["FIXED", "ArgumentLayout", "CaptureSlots", "State", "SumSlots", "Which"]
+__all__ = ["FIXED", "ArgumentLayout", "CaptureSlots", "State", "SumSlots"]
 
 FIXED: dict[str, str] = {
     # tensors
@@ -118,15 +119,6 @@ class State(IntEnum):
     ERROR_H = 5  # query head
     ERROR_Q = 6  # query
     ERROR_K = 7  # first key of the vector that holds the poisoned pair
-
-
-class Which(IntEnum):
-    """The programs of a kernel."""
-
-    MASK = 1  # the block mask's, asked in PARTIAL ranges
-    MASK_MOD = 2  # the one that must hold beside it
-    SCORE = 3
-    SCORE_GRADIENT = 4  # its derivative, of the same captures and numbers; BACKWARD
 
 
 @final

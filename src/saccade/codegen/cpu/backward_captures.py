@@ -18,16 +18,18 @@ from typing import TypeAlias, final
 from llvmlite import ir
 
 from saccade.codegen.cpu.argument_reader import Arguments
-from saccade.codegen.cpu.arguments import ArgumentLayout, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.backward_tiling import BackwardTiling
 from saccade.codegen.cpu.emitter import BOOL, F64, I64, Emitter, Type, Value, element_of, like, mangled
 from saccade.codegen.cpu.program.addresses import Address, all_of, in_memory_order
 from saccade.codegen.cpu.program.code import ProgramCode
-from saccade.codegen.cpu.program.contributions import Contribution, Way, run_of, sum_type, way_of
 from saccade.codegen.cpu.program.evaluation import evaluate
 from saccade.codegen.cpu.program.place import Evaluated, Place
 from saccade.codegen.cpu.program.poison import complement, either
+from saccade.codegen.cpu.program.ways import Way, run_of, sum_type, way_of
 from saccade.codegen.cpu.work import work_items
+from saccade.codegen.program.contributions import Contribution
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, axis, axis_bit
 

@@ -13,7 +13,7 @@ from typing import final
 
 from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.isa import ISAS, Isa
-from saccade.codegen.cpu.program.facts import ProgramFacts
+from saccade.codegen.program.facts import ProgramFacts
 from saccade.ir.dtype import DType
 from saccade.problem import KernelKey
 

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
-from saccade.codegen.cpu.arguments import Which, programs
+from saccade.codegen.cpu.arguments import programs
 from saccade.codegen.cpu.backward_captures import CaptureSums
 from saccade.codegen.cpu.emitter import Emitter, Value
 from saccade.codegen.cpu.program.code import ProgramCode, Row
-from saccade.codegen.cpu.program.contributions import contributions
-from saccade.codegen.cpu.program.derivative import derivative
-from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.poison import report_poison
 from saccade.codegen.cpu.rows import OnVector
 from saccade.codegen.cpu.spec import KernelSpec
+from saccade.codegen.program.contributions import contributions
+from saccade.codegen.program.derivative import derivative
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.which import Which
 from saccade.problem import Wanted
 
 __all__ = ["PairPlaces", "RowGradient", "TilePrograms"]

@@ -14,12 +14,13 @@ import numpy as np
 from llvmlite import ir
 
 from saccade.codegen.cpu.argument_reader import Arguments
-from saccade.codegen.cpu.arguments import ArgumentLayout, Which
+from saccade.codegen.cpu.arguments import ArgumentLayout
 from saccade.codegen.cpu.emitter import BOOL, I8, I64, Emitter, Value
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.program.code import ProgramCode, Row
-from saccade.codegen.cpu.program.facts import ProgramFacts
-from saccade.codegen.cpu.program.prover import prove
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.prover import prove
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.elementwise import NUMPY_TYPE
 from saccade.ir.interpret import Evaluated, evaluate

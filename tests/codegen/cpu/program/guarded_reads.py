@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from codegen.cpu.program.grid_kernel import Grid, compiled, kernel_text, reference, run, target_of
-from saccade.codegen.cpu.program.facts import ProgramFacts
+from saccade.codegen.program.facts import ProgramFacts
 from saccade.ir.dtype import DType
 from saccade.ir.elementwise import NUMPY_TYPE
 from saccade.ir.expr import walk

@@ -10,10 +10,11 @@ from llvmlite import ir
 
 from codegen.cpu.program.grid_kernel import Grid, host_isas, target_of
 from codegen.cpu.program.test_code import assert_equal
-from saccade.codegen.cpu.arguments import State, Which
+from saccade.codegen.cpu.arguments import State
 from saccade.codegen.cpu.emitter import I64, Emitter
 from saccade.codegen.cpu.isa import ISAS as EVERY_ISA
 from saccade.codegen.cpu.program.poison import report_poison
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.text import parse_structure
 from saccade.runtime.llvm import CompiledKernel, compile_kernel

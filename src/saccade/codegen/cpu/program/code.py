@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
-from saccade.codegen.cpu.arguments import Which
 from saccade.codegen.cpu.emitter import F32, F64, I64, Emitter, Value, element_of, like
-from saccade.codegen.cpu.program.contributions import Contribution
 from saccade.codegen.cpu.program.evaluation import evaluate
-from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.place import Evaluated, Place, Prepared
 from saccade.codegen.cpu.program.tables import Table
+from saccade.codegen.program.contributions import Contribution
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, var
 from saccade.ir.structure import Structure

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import final
 
 from saccade.codegen.cpu.argument_reader import Arguments
-from saccade.codegen.cpu.arguments import CaptureSlots, Which
+from saccade.codegen.cpu.arguments import CaptureSlots
 from saccade.codegen.cpu.emitter import Emitter, Value
-from saccade.codegen.cpu.program.contributions import Contribution, roots_of
-from saccade.codegen.cpu.program.facts import ProgramFacts
 from saccade.codegen.cpu.program.split import Split
 from saccade.codegen.cpu.program.widths import Widths
+from saccade.codegen.program.contributions import Contribution, roots_of
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, walk
 from saccade.ir.ops import Op

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from saccade.codegen.cpu.arguments import State, Which
+from saccade.codegen.cpu.arguments import State
 from saccade.codegen.cpu.emitter import Emitter, Value
+from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr
 from saccade.ir.ops import Op

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ir.strategies import Case, mask_structures, score_structures
-from saccade.codegen.cpu.program.facts import ProgramFacts
-from saccade.codegen.cpu.program.prover import prove
-from saccade.codegen.cpu.program.ranges import ANY, ELSEWHERE, RANGES, range_of
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.prover import prove
+from saccade.codegen.program.ranges import ANY, ELSEWHERE, RANGES, range_of
 from saccade.ir.axes import free_axes
 from saccade.ir.dtype import DType
 from saccade.ir.elementwise import ELEMENTWISE, NUMPY_TYPE, convert

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
-from saccade.codegen.cpu.program.contributions import Contribution, roots_of
-from saccade.codegen.cpu.program.facts import ProgramFacts
-from saccade.codegen.cpu.program.ranges import ANY, Range, range_of
+from saccade.codegen.program.contributions import Contribution, roots_of
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.ranges import ANY, Range, range_of
 from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, walk
 from saccade.ir.ops import INDEX_VARIABLES, REDUCTIONS, Op

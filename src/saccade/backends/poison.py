@@ -16,7 +16,7 @@ import numpy.typing as npt
 from saccade.analysis.runs import BlockKind
 from saccade.backends.base import Operands
 from saccade.block_mask import BlockMask
-from saccade.codegen.cpu.arguments import State, Which
+from saccade.codegen.program.which import Which
 from saccade.errors import IndexOutOfRangeError
 from saccade.ir.dtype import DType
 from saccade.ir.interpret import evaluate, poison_error
@@ -37,33 +37,21 @@ _ARGUMENT = {
 @final
 @dataclass(frozen=True)
 class Place:
-    """Where a kernel met poison: some pair of one query and a vector of keys.
+    """Where a kernel met poison: some pair of these queries and keys.
 
     Attributes:
         which: The program that met it.
         b: Batch.
         h: Query head.
-        q: Query.
-        keys: The keys of the vector, those beyond the last left out.
+        queries: The queries, those beyond the last left out.
+        keys: The keys, likewise.
     """
 
     which: Which
     b: int
     h: int
-    q: int
+    queries: range
     keys: range
-
-    @classmethod
-    def noted(cls, state: Sequence[int], lanes: int, kv_len: int) -> Place:
-        """Return the place in a state block that has an error.
-
-        Args:
-            state: The block; see `codegen.cpu.arguments.State`.
-            lanes: Keys of a vector.
-            kv_len: K.
-        """
-        which, b, h, q, k = state[State.ERROR : State.ERROR_K + 1]
-        return cls(Which(which), b, h, q, range(k, min(k + lanes, kv_len)))
 
 
 def raise_poison(
@@ -81,27 +69,43 @@ def raise_poison(
         IndexOutOfRangeError: The program indexes a tensor out of range there.
         DivisionByZeroError: It divides by integer zero there.
     """
-    program, index = programs[place.which], (place.b, place.h, place.q)
-    for k in place.keys:
-        if place.which is Which.MASK:
-            if _kind(operands.block_mask, *index, k) is BlockKind.PARTIAL:
-                program(*index, k)
-        elif place.which is Which.MASK_MOD:
-            if _is_visible(operands, programs, *index, k, by=[Which.MASK]):
-                program(*index, k)
-        elif _is_visible(operands, programs, *index, k):
-            score = _score(problem, operands, *index, k)
-            if place.which is Which.SCORE_GRADIENT:
-                _differentiate(program, score, *index, k)
-            else:
-                program(score, *index, k)
+    for q in place.queries:
+        for k in place.keys:
+            _evaluate(problem, operands, programs, place.which, (place.b, place.h, q, k))
     name = _ARGUMENT[place.which]
     raise IndexOutOfRangeError(
         f"{name} must index its tensors in range and divide by no zero, and does not at b={place.b}, "
-        f"h={place.h}, q_idx={place.q} and a kv_idx in {place.keys.start}..{place.keys.stop - 1}, where it "
-        "depends on how floating-point numbers are rounded; guard the index or divisor with torch.where or "
-        "clamp"
+        f"h={place.h}, q_idx={_told(place.queries)} and a kv_idx in {place.keys.start}..{place.keys.stop - 1}"
+        ", where it depends on how floating-point numbers are rounded; guard the index or divisor with "
+        "torch.where or clamp"
     )
+
+
+def _told(queries: range) -> str:
+    return str(queries.start) if len(queries) == 1 else f"{queries.start}..{queries.stop - 1}"
+
+
+def _evaluate(
+    problem: AttentionProblem,
+    operands: Operands,
+    programs: Mapping[Which, Program],
+    which: Which,
+    pair: tuple[int, int, int, int],
+) -> None:
+    """Raise where a program is poison at a pair, if kernels ask it there."""
+    program = programs[which]
+    if which is Which.MASK:
+        if _kind(operands.block_mask, *pair) is BlockKind.PARTIAL:
+            program(*pair)
+    elif which is Which.MASK_MOD:
+        if _is_visible(operands, programs, *pair, by=[Which.MASK]):
+            program(*pair)
+    elif _is_visible(operands, programs, *pair):
+        score = _score(problem, operands, *pair)
+        if which is Which.SCORE_GRADIENT:
+            _differentiate(program, score, *pair)
+        else:
+            program(score, *pair)
 
 
 def _differentiate(

@@ -1,40 +1,25 @@
-"""What a score program adds to the gradients of captured tensors, and in which way it is added up.
+"""What a score program adds to the gradients of captured tensors.
 
-The contributions of a program are evaluated beside the gradient of its score: they share what they read.
+The contributions of a program are evaluated beside the gradient of its score: they share what they read. How
+they are added up is each engine's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import lru_cache
 from math import prod
 from typing import final
 
-from saccade.codegen.cpu.program.derivative import derivative
-from saccade.codegen.cpu.program.ramps import Ramp, ramp
-from saccade.codegen.cpu.program.split import Level, Split
+from saccade.codegen.program.derivative import derivative
 from saccade.ir.axes import separate_axes
-from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr, cast, load, make
 from saccade.ir.grad import differentiate
 from saccade.ir.ops import Op
 from saccade.ir.structure import Structure
 
-__all__ = [
-    "Contribution",
-    "Way",
-    "contributions",
-    "roots_of",
-    "run_of",
-    "sum_type",
-    "summed_derivative",
-    "way_of",
-]
-
-
-_MOST_KEPT = 128  # values of axes of which lanes are kept
+__all__ = ["Contribution", "contributions", "roots_of", "summed_derivative"]
 
 
 @final
@@ -62,18 +47,6 @@ class Contribution:
     def values(self) -> int:
         """How many values the axes have together; 1 without axes."""
         return prod(extent for _, extent in self.axes)
-
-
-class Way(Enum):
-    """How contributions reach their elements, by what the indices read."""
-
-    HEAD = "one element for a head: lanes are kept over rows, and added up once a tile"
-    ROW = "one element a row: lanes are kept along the row, and added up at its end"
-    COLUMN = "one element a key: lanes are kept over rows, and join their elements once a tile"
-    RUN = "neighbours: a vector is added to memory"
-    LANES = "any elements: lane by lane"
-
-    __hash__ = object.__hash__  # as in DType: members are singletons
 
 
 @lru_cache(maxsize=1024)
@@ -105,34 +78,6 @@ def roots_of(root: Expr, found: Sequence[Contribution]) -> tuple[Expr, ...]:
     return (root, *(part for each in found for part in (each.element, each.value)))
 
 
-def run_of(split: Split, contribution: Contribution) -> Ramp | None:
-    """Return the form of the last index, if the elements of consecutive keys are neighbours."""
-    if not contribution.element.args:
-        return None
-    *others, last = contribution.element.args
-    return None if any(split.level(other) & Level.COLUMN for other in others) else ramp(last)
-
-
-def way_of(split: Split, contribution: Contribution) -> Way:
-    """Return how a contribution is added up."""
-    level = Level.ITEM
-    for index in contribution.element.args:
-        level |= split.level(index)
-    if level is not Level.PAIR and contribution.values <= _MOST_KEPT:
-        return _AT_ONCE[level]
-    return Way.LANES if run_of(split, contribution) is None else Way.RUN
-
-
-def sum_type(found: Sequence[Contribution], split: Split, slot: int, precise: DType) -> DType:
-    """Return the type that contributions to a capture are summed in.
-
-    An element of a run gets at most one a row, and is summed in the precise type. What is added up before it
-    joins may come from every pair, and is summed in FLOAT64.
-    """
-    ways = {way_of(split, each) for each in found if each.slot == slot}
-    return precise if ways <= {Way.RUN} else DType.FLOAT64
-
-
 def summed_derivative(structure: Structure, wanted: tuple[bool, ...]) -> Structure:
     """Return the derivative and all contributions added up: poison where any of them is."""
     total = derivative(structure).root
@@ -142,6 +87,3 @@ def summed_derivative(structure: Structure, wanted: tuple[bool, ...]) -> Structu
             value = make(Op.SUM, (value,), axis)
         total = make(Op.ADD, (total, cast(value, total.dtype)))
     return replace(derivative(structure), root=separate_axes(total))
-
-
-_AT_ONCE = {Level.ITEM: Way.HEAD, Level.ROW: Way.ROW, Level.COLUMN: Way.COLUMN}

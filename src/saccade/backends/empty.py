@@ -18,8 +18,6 @@ from saccade.tracing.dtypes import TORCH
 
 __all__ = ["EmptyBackward", "EmptyKernel"]
 
-_CPU = torch.device("cpu")  # said, because a default device may be set
-
 
 @final
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class EmptyKernel:
         problem, outputs, query = self.problem, self.problem.outputs, operands.query
         shape = (problem.batch, problem.q_heads, problem.q_len, problem.value_dim)
         out = torch.empty_strided(
-            shape, strides_like(shape, query.stride()), dtype=query.dtype, device=_CPU
+            shape, strides_like(shape, query.stride()), dtype=query.dtype, device=query.device
         ).zero_()
-        nothing = torch.full(shape[:3], -math.inf, dtype=TORCH[problem.accumulates_in], device=_CPU)
+        nothing = torch.full(shape[:3], -math.inf, dtype=TORCH[problem.accumulates_in], device=query.device)
         lse = nothing.clone()  # an operator's outputs share no memory
         if operands.sinks is not None:
             lse.copy_(operands.sinks.detach()[:, None])
@@ -63,14 +61,14 @@ class EmptyBackward:
         query, sinks = operands.query, None
         if wanted.sinks:
             assert operands.sinks is not None, "only what is there is wanted"
-            sinks = torch.zeros(operands.sinks.shape, dtype=operands.sinks.dtype, device=_CPU)
+            sinks = torch.zeros_like(operands.sinks)
             if grad_lse is not None:
                 reached = operands.sinks.detach() > -math.inf
                 sinks = torch.where(reached, grad_lse.sum(dim=(0, 2)).to(sinks.dtype), sinks)
         strides = strides_like(query.shape, query.stride())
         read = () if operands.score is None else operands.score.captures
         return Gradients(
-            torch.empty_strided(query.shape, strides, dtype=query.dtype, device=_CPU).zero_()
+            torch.empty_strided(query.shape, strides, dtype=query.dtype, device=query.device).zero_()
             if wanted.query
             else None,
             _zeros(operands.key) if wanted.key else None,
@@ -84,4 +82,4 @@ class EmptyBackward:
 
 def _zeros(tensor: Array) -> Tensor:
     assert isinstance(tensor, Tensor), "numpy arrays want no gradient"
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=_CPU)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)

@@ -1,0 +1,43 @@
+"""The programs of a call, in the places that fused kernels give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from saccade.backends.base import Operands
+from saccade.codegen.program.which import Which
+from saccade.ir.program import Program
+from saccade.problem import AttentionProblem, ModFacts
+
+__all__ = ["Programs", "masks_of", "mods_of", "programs_of"]
+
+Programs: TypeAlias = Mapping[Which, Program]
+
+
+def masks_of(problem: AttentionProblem) -> tuple[ModFacts | None, ModFacts | None]:
+    """Return a kernel's two masks.
+
+    A mask_mod alone has the place of a block mask's program, so that one kernel serves it, whether or not it
+    is analysed first.
+    """
+    blocks, mask_mod = problem.block_mask, problem.mask_mod
+    return (mask_mod, None) if blocks is None else (blocks.mod, mask_mod)
+
+
+def mods_of(problem: AttentionProblem) -> dict[Which, ModFacts]:
+    """Return the facts of a problem's programs, in the order of `Which`."""
+    mask, mask_mod = masks_of(problem)
+    given = ((Which.MASK, mask), (Which.MASK_MOD, mask_mod), (Which.SCORE, problem.score))
+    return {which: mod for which, mod in given if mod is not None}
+
+
+def programs_of(operands: Operands) -> Programs:
+    """Return the programs of a call, in the places `mods_of` gives them."""
+    blocks = operands.block_mask
+    given = {
+        Which.MASK: operands.mask if blocks is None else blocks.program,
+        Which.MASK_MOD: None if blocks is None else operands.mask,
+        Which.SCORE: operands.score,
+    }
+    return {which: program for which, program in given.items() if program is not None}
