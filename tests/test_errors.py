@@ -67,6 +67,7 @@ def test_each_class_is_a_saccade_error_and_a_builtin(cls: type[SaccadeError]) ->
         (errors.StaleMaskError, RuntimeError),
         (errors.MaskMismatchError, AssertionError),
         (errors.CompilationError, RuntimeError),
+        (errors.OutOfResourcesError, RuntimeError),
         (errors.MissingPackageError, ImportError),
         (errors.UnsupportedError, NotImplementedError),
         (BackendError, NotImplementedError),

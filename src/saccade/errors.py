@@ -21,7 +21,8 @@ written for either keeps working:
     ├── StaleMaskError             RuntimeError         a tensor changed after the mask was made from it
     ├── MaskMismatchError          AssertionError       two masks that should be the same differ
     ├── CheckError                 AssertionError       a benchmark found a wrong result, and timed nothing
-    ├── CompilationError           RuntimeError         LLVM refused a kernel that Saccade wrote
+    ├── CompilationError           RuntimeError         a compiler refused a kernel that Saccade wrote
+    │   └── OutOfResourcesError    RuntimeError         a kernel needs more memory than the device has
     ├── MissingPackageError        ImportError          an optional package is not installed
     └── UnsupportedError           NotImplementedError  the request is valid, and not offered
         └── BackendError           NotImplementedError  no backend, or not the one named, accepts the call
@@ -49,6 +50,7 @@ __all__ = [
     "MissingPackageError",
     "ModError",
     "OperandError",
+    "OutOfResourcesError",
     "ProgramError",
     "SaccadeError",
     "SettingError",
@@ -192,11 +194,30 @@ class CheckError(SaccadeError, AssertionError):
 
 
 class CompilationError(SaccadeError, RuntimeError):
-    """LLVM refused a kernel that Saccade wrote.
+    """A compiler, LLVM or Triton, refused a kernel that Saccade wrote.
 
-    That is a fault of Saccade worth reporting: the message names the kernel and LLVM's complaint. The text of
-    the kernel goes to the logger `saccade` at DEBUG. Another backend may take the call meanwhile.
+    That is a fault of Saccade worth reporting: the message names the kernel and the compiler's complaint. The
+    kernel's text is in the file that the message names, or went to the logger `saccade` at DEBUG. Another
+    backend may take the call meanwhile.
     """
+
+
+class OutOfResourcesError(CompilationError):
+    """A kernel needs more shared memory, tensor memory or threads than a block of the device has.
+
+    A smaller tile or fewer stages need less.
+
+    Attributes:
+        resource: What is short, in words; empty where several kernels lack various things.
+        required: How much the kernel needs.
+        limit: How much there is.
+    """
+
+    def __init__(self, message: str, *, resource: str = "", required: int = 0, limit: int = 0) -> None:
+        self.resource = resource
+        self.required = required
+        self.limit = limit
+        super().__init__(message)
 
 
 class MissingPackageError(SaccadeError, ImportError):

@@ -9,11 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from saccade.errors import SettingError
 
-__all__ = ["BEST_ISA", "CPU_ISA", "EAGER_LIMIT", "SETTINGS", "Setting", "SettingReport", "report"]
+__all__ = [
+    "BEST_ISA",
+    "CACHE_DIR",
+    "CPU_ISA",
+    "EAGER_LIMIT",
+    "GPU_CHECKS",
+    "SETTINGS",
+    "TRITON_INTERPRET",
+    "USER_CACHE",
+    "Setting",
+    "SettingReport",
+    "report",
+    "user_cache_directory",
+]
 
 T = TypeVar("T", covariant=True)  # a setting is read, never assigned
 
@@ -74,7 +88,7 @@ def report() -> tuple[SettingReport, ...]:
 
     Example:
         >>> [row.name for row in report()]
-        ['SACCADE_EAGER_LIMIT', 'SACCADE_CPU_ISA']
+        ['SACCADE_EAGER_LIMIT', 'SACCADE_CPU_ISA', 'SACCADE_CACHE_DIR', 'SACCADE_GPU_CHECKS']
     """
     return tuple(_report_one(setting) for setting in SETTINGS)
 
@@ -123,5 +137,72 @@ CPU_ISA = Setting(
     meaning="The instruction set that CPU kernels are compiled for; 'best' is the best that the host runs.",
 )
 
-SETTINGS: tuple[Setting[object], ...] = (EAGER_LIMIT, CPU_ISA)
+USER_CACHE = "user"
+"""The value of `CACHE_DIR` that stands for the user's own directory, `user_cache_directory()`."""
+
+
+def _directory(text: str) -> str:
+    if text == USER_CACHE:
+        return text
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as fault:  # nobody's home
+        raise ValueError(str(fault)) from None
+    if not path.is_absolute():
+        raise ValueError(f"{text} is relative")
+    return str(path)
+
+
+CACHE_DIR = Setting(
+    name="SACCADE_CACHE_DIR",
+    default=USER_CACHE,
+    parse=_directory,
+    accepts=f"an absolute path, or {USER_CACHE!r}",
+    meaning="Where the sources of GPU kernels and the choices of tiles are kept; 'user' is the directory "
+    "saccade in XDG_CACHE_HOME, or in ~/.cache.",
+)
+
+
+def _switch(text: str) -> bool:
+    known = {"1": True, "on": True, "true": True, "0": False, "off": False, "false": False}
+    if text.lower() not in known:
+        raise ValueError(f"{text} is neither on nor off")
+    return known[text.lower()]
+
+
+GPU_CHECKS = Setting(
+    name="SACCADE_GPU_CHECKS",
+    default=False,
+    parse=_switch,
+    accepts="0 or 1",
+    meaning="Whether GPU kernels raise where a mod reads a tensor out of range or divides by zero; each call then "
+    "waits for the device.",
+)
+
+
+def user_cache_directory() -> Path | None:
+    """Return `saccade` in the directory where this user's programs keep what can be made again.
+
+    That is `XDG_CACHE_HOME`, or `~/.cache` where it is unset, empty or relative (XDG Base Directory
+    Specification 0.8); None if there is no home directory.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "saccade"
+    try:
+        return Path.home() / ".cache" / "saccade"
+    except RuntimeError:
+        return None
+
+
+TRITON_INTERPRET = Setting(
+    name="TRITON_INTERPRET",
+    default=False,
+    parse=lambda text: text.lower() in ("1", "on", "true", "y", "yes"),
+    accepts="anything, as triton does",
+    meaning="Whether triton interprets its kernels on the CPU; triton reads it when it is imported.",
+)
+"""Triton's own variable, read here before triton is; not among Saccade's settings."""
+
+SETTINGS: tuple[Setting[object], ...] = (EAGER_LIMIT, CPU_ISA, CACHE_DIR, GPU_CHECKS)
 """Every setting there is, in the order they are listed to people."""
