@@ -30,9 +30,14 @@ LONG_SUITES = {
     "backends/cpu/test_catalogue.py": 6,
     "backends/cpu/test_catalogue_gradients.py": 16,
     "backends/cpu/test_instruction_sets.py": 6,
+    "backends/triton/test_catalogue_variants.py": 30,
+    "backends/triton/test_dropout.py": 4,
+    "backends/triton/test_few_queries.py": 2,
+    "backends/triton/test_shapes.py": 3,
     "codegen/cpu/test_backward.py": 10,
     "codegen/cpu/test_decode.py": 8,
     "codegen/cpu/test_forward.py": 6,
+    "codegen/triton/test_offline_variants.py": 60,
     "fuzz/test_calls.py": 4,
     "torch_ops/test_backward_operator.py": 3,
 }
@@ -40,6 +45,7 @@ LONG_SUITES = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="run every case of the long suites")
+    parser.addoption("--update-golden", action="store_true", help="write the texts that are compared whole")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
