@@ -8,10 +8,13 @@ import logging
 import pytest
 import torch
 
-from saccade.attention import AuxRequest, flex_attention
-from saccade.backends.flex import _DEVICE_REASONS, FlexBackend
+from backends.flash.stand_in import FLASH_2, FLASH_3, installed
+from saccade.attention import AuxRequest, explain, flex_attention
+from saccade.backends.flex import _DEVICE_REASONS
+from saccade.backends.registry import candidates
 from saccade.errors import ArgumentError, BackendError, SettingError
 from saccade.ir.dtype import DType
+from saccade.masks import sliding_window
 from saccade.planner import backend_names, plan, reasons_against
 from saccade.problem import AttentionProblem, ModFacts, Outputs
 from saccade.schedule import Schedule
@@ -60,7 +63,7 @@ class TestLimit:
         monkeypatch.setattr("saccade.backends.flex.has_cpp_compiler", lambda: False)
         with pytest.raises(BackendError, match=r"no backend takes this call \(backend='auto'\)") as caught:
             plan(WANTING)
-        assert list(caught.value.reasons) == ["cpu", "sdpa", "eager", "flex_attention"]
+        assert list(caught.value.reasons) == list(candidates("cpu"))
         text = str(caught.value)
         assert "sdpa: it changes no scores" in text
         assert "eager: it would hold 32,768 scores, and 'auto' takes it for at most 1,000" in text
@@ -105,12 +108,72 @@ class TestByName:
             flex_attention(query, query, query, return_aux=AuxRequest(weights=True), backend="flex_attention")
 
 
-def test_other_devices_ask_the_compiler_before_eager() -> None:
-    on_gpu = dataclasses.replace(CHANGED, device="cuda")
-    chosen = plan(on_gpu)
-    expected = "eager" if FlexBackend().unsupported_reasons(on_gpu) else "flex_attention"
-    assert chosen.backend == expected
-    assert plan(dataclasses.replace(CHANGED, device="meta")).refusals.keys() == {"sdpa", "flex_attention"}
+class TestDevicesWithoutAnEngine:
+    """What `auto` does with tensors on mps or xpu, where Saccade has no kernels of its own."""
+
+    @pytest.fixture(params=["mps", "xpu"])
+    def changed(self, request: pytest.FixtureRequest) -> AttentionProblem:
+        return dataclasses.replace(CHANGED, device=request.param)
+
+    def test_exact_patterns_are_torchs(self, changed: AttentionProblem) -> None:
+        plain = dataclasses.replace(changed, score=None)
+        assert plan(plain).backend == "sdpa"
+        windowed = ModFacts(trace(sliding_window(8)).structure, (8,))
+        assert plan(dataclasses.replace(plain, mask_mod=windowed)).backend == "eager"
+
+    def test_small_ones_are_eagers(self, changed: AttentionProblem) -> None:
+        chosen = plan(changed)
+        assert chosen.backend == "eager"
+        for name, reasons in chosen.refusals.items():
+            assert reasons, name
+        assert chosen.refusals["flex_attention"] == (
+            f"it runs on cuda and cpu devices, and the tensors are on {changed.device}",
+        )
+        assert chosen.refusals["flash_attention_2"] == (
+            f"it runs on NVIDIA GPUs (cuda devices), and the tensors are on {changed.device}",
+        )
+
+    def test_large_ones_are_told_what_to_do(self, changed: AttentionProblem) -> None:
+        large = dataclasses.replace(changed, q_len=2**13, kv_len=2**13)
+        with pytest.raises(BackendError, match="no backend takes this call") as caught:
+            plan(large)
+        device = changed.device
+        assert list(caught.value.reasons) == list(candidates(device))
+        for name, reasons in caught.value.reasons.items():
+            assert reasons, name
+        text = str(caught.value)
+        assert f"cpu: it runs on cpu devices, and the tensors are on {device}" in text
+        assert f"backend='eager' runs on {device} and holds every score" in text
+        assert "moved to a CPU with .cpu() there is the engine of backend='cpu'" in text
+        assert "compute capability" not in text
+        assert "C++" not in text
+
+    def test_by_name(self, changed: AttentionProblem) -> None:
+        assert plan(changed, "eager").backend == "eager"
+        for name in ("cpu", "flex_attention", "flash_attention_3"):
+            with pytest.raises(BackendError, match=f"the tensors are on {changed.device}"):
+                plan(changed, name)
+
+
+def test_a_cpu_has_nowhere_else_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SACCADE_EAGER_LIMIT", "1")
+    with pytest.raises(BackendError) as caught:
+        plan(dataclasses.replace(WANTING, outputs=Outputs(max_scores=True)))
+    assert ".cpu()" not in str(caught.value)
+
+
+def test_exact_patterns_are_a_librarys_where_torch_has_none() -> None:
+    windowed = ModFacts(trace(sliding_window(8)).structure, (8,))
+    problem = dataclasses.replace(
+        PLAIN, device="cuda", dtype=DType.BFLOAT16, head_dim=64, value_dim=64, mask_mod=windowed
+    )
+    with installed(FLASH_2, FLASH_3, capability=(9, 0)):
+        chosen = plan(problem)
+    assert chosen.backend == "flash_attention_3"
+    assert list(chosen.refusals) == ["sdpa", "flash_attention_4"]
+    with installed(FLASH_2, FLASH_3, capability=(8, 0)):
+        assert plan(problem).backend == "flash_attention_2"
+        assert plan(dataclasses.replace(problem, mask_mod=None)).backend == "sdpa"
 
 
 def test_a_plan_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -121,5 +184,18 @@ def test_a_plan_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_every_backend_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saccade.backends.flex.has_cpp_compiler", lambda: True)
-    for name in backend_names():
+    assert set(candidates("cpu")) <= set(backend_names()) == set(candidates("cuda"))
+    for name in ("cpu", "sdpa", "flex_attention", "eager"):
         assert reasons_against(PLAIN, name, asked_by_name=True) == []
+    for name in backend_names():
+        assert all(
+            reason[:3] in ("it ", "its") for reason in reasons_against(PLAIN, name, asked_by_name=True)
+        )
+
+
+def test_explain_tells_of_a_backend_that_auto_does_not_ask() -> None:
+    query = torch.zeros(1, 1, 4, 8)
+    told = repr(explain(query, query, query, backend="flash_attention_2"))
+    assert "none takes this call" in told
+    assert "it runs on NVIDIA GPUs (cuda devices), and the tensors are on cpu" in told
+    assert "flash_attention" not in repr(explain(query, query, query))

@@ -154,9 +154,12 @@ def explain_problem(
         chosen = plan(problem, backend, hints).backend
     except BackendError:
         chosen = None
+    asked = candidates(problem.device)
+    if by_name and backend not in asked:
+        asked = (*asked, backend)
     reasons = {
         name: tuple(reasons_against(problem, name, asked_by_name=by_name and name == backend))
-        for name in candidates(problem.device)
+        for name in asked
     }
     return Explanation(
         problem=problem,

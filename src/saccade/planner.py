@@ -96,12 +96,22 @@ def plan(problem: AttentionProblem, backend: str = AUTO, schedule: Schedule | No
         raise BackendError(
             f"no backend takes this call (backend={AUTO!r}); each says why:",
             refusals,
-            "Change what one of them objects to, or name a backend with backend=.",
+            "Change what one of them objects to, or name a backend with backend=." + _elsewhere(problem),
         )
     raise BackendError(
         f"backend={backend!r} does not take this call:",
         refusals,
         f"Change what it objects to, or leave the choice to Saccade with backend={AUTO!r}.",
+    )
+
+
+def _elsewhere(problem: AttentionProblem) -> str:
+    """What else there is for tensors that are not on a CPU."""
+    if problem.device == "cpu":
+        return ""
+    return (
+        f" backend='eager' runs on {problem.device} and holds every score; for tensors moved to a CPU with "
+        ".cpu() there is the engine of backend='cpu', which holds none."
     )
 
 

@@ -15,7 +15,16 @@ from typing import final
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
 
-__all__ = ["AttentionProblem", "BlockFacts", "HeadGroups", "KernelKey", "ModFacts", "Outputs", "Wanted"]
+__all__ = [
+    "AttentionProblem",
+    "BlockFacts",
+    "Contents",
+    "HeadGroups",
+    "KernelKey",
+    "ModFacts",
+    "Outputs",
+    "Wanted",
+]
 
 
 @final
@@ -55,8 +64,23 @@ class Wanted:
 
 @final
 @dataclass(frozen=True)
+class Contents:
+    """What is known of the elements of a captured integer tensor; False where it is not known.
+
+    Attributes:
+        in_runs: Whether, along the last dimension, equal elements stand next to each other, as the ids of
+            packed documents do.
+        fits_int32: Whether 32 bits, signed, hold every element.
+    """
+
+    in_runs: bool = False
+    fits_int32: bool = False
+
+
+@final
+@dataclass(frozen=True)
 class ModFacts:
-    """What is known of a mod without its tensors' contents.
+    """What is known of a mod without its tensors' contents, but for what a library's kernel must know.
 
     Attributes:
         structure: The traced program without its data.
@@ -64,6 +88,7 @@ class ModFacts:
         capture_shapes: The shape of each captured tensor, by slot.
         capture_grads: Which captured tensors want a gradient, by slot.
         is_function: Whether the user's own function is at hand; False for a mod given as a Program.
+        contents: What is known of each captured tensor's elements, by slot; () where nobody looked.
     """
 
     structure: Structure
@@ -71,6 +96,7 @@ class ModFacts:
     capture_shapes: tuple[tuple[int, ...], ...] = ()
     capture_grads: tuple[bool, ...] = ()
     is_function: bool = True
+    contents: tuple[Contents, ...] = ()
 
     @property
     def needs_grad(self) -> bool:

@@ -175,8 +175,8 @@ GPU_CHECKS = Setting(
     default=False,
     parse=_switch,
     accepts="0 or 1",
-    meaning="Whether GPU kernels raise where a mod reads a tensor out of range or divides by zero; each call then "
-    "waits for the device.",
+    meaning="Whether GPU kernels raise where a mod reads a tensor out of range or divides by zero; each call "
+    "then waits for the device.",
 )
 
 

@@ -288,6 +288,16 @@ class TestKernelOptions:
         assert read_options({"bwd_BLOCK_M": 32}, "auto").schedule.q_tile is None
         assert read_options({"fwd_BLOCK_M1": 32}, "auto").schedule.backward_q_tile is None
 
+    def test_options_of_the_gpu_engine(self, caplog: pytest.LogCaptureFixture) -> None:
+        options = {"USE_TMA": True, "fwd_SPLIT_KV": 4, "max_autotune": True}
+        with caplog.at_level(logging.DEBUG, logger="saccade"):
+            assert dict(read_options(options, "auto").schedule.engine_options) == options
+        assert not caplog.records
+        with pytest.raises(
+            ArgumentError, match=r"kernel_options\['SPLIT_KV'\] must be an integer of 1 or more"
+        ):
+            read_options({"SPLIT_KV": 0}, "auto")
+
     def test_all_reach_torch(self) -> None:
         options = {"PRESCALE_QK": True, "BLOCK_M": 64, "BACKEND": "TRITON"}
         assert dict(read_options(options, "auto").schedule.engine_options) == options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from saccade.attention import AuxRequest, flex_attention
 from saccade.backends.sdpa import SdpaBackend
 from saccade.block_mask import BlockMask, create_block_mask
 from saccade.errors import BackendError
-from saccade.masks import causal, sliding_window
+from saccade.ir.dtype import DType
+from saccade.masks import causal, shift, sliding_window
+from saccade.problem import AttentionProblem
 
 
 def causal_the_other_way(b, h, q_idx, kv_idx):
@@ -90,10 +94,21 @@ def test_refusals(options: dict[str, object], reason: str) -> None:
         flex_attention(query, query, query, backend="sdpa", **options)
 
 
-def test_causal_needs_as_many_queries_as_keys() -> None:
-    query, key = torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 7, 8)
-    with pytest.raises(BackendError, match="causal with as many queries as keys"):
+def test_causal_needs_as_many_keys_as_queries() -> None:
+    query, key = torch.zeros(1, 2, 7, 8), torch.zeros(1, 2, 3, 8)
+    with pytest.raises(BackendError, match="causal with as many keys as queries or more"):
         flex_attention(query, key, key, mask_mod=causal, backend="sdpa")
+
+
+@pytest.mark.parametrize(
+    ("mask_mod", "q_len"),
+    [(causal, 4), (shift(causal, q=2), 1), (shift(sliding_window(3), q=6), 1)],
+    ids=["causal", "one query", "one query and its window"],
+)
+def test_keys_that_nobody_sees_are_left_out(mask_mod: object, q_len: int) -> None:
+    query, key = torch.randn(1, 2, q_len, 8), torch.randn(1, 2, 9, 8)
+    out = flex_attention(query, key, key, mask_mod=mask_mod, backend="sdpa")
+    torch.testing.assert_close(out, oracle.attention(query, key, key, mask=mask_mod).out.float())
 
 
 def test_no_keys() -> None:
@@ -106,6 +121,37 @@ def test_honours_sdpa_kernel() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         out = flex_attention(query, query, query, mask_mod=causal, backend="sdpa")
     torch.testing.assert_close(out, oracle.attention(query, query, query, mask=causal).out.float())
+
+
+class TestOnAGpu:
+    """What is known without one."""
+
+    PLAIN = AttentionProblem("cuda", DType.FLOAT32, 1, 1, 4, 2, 2**12, 2**12, 64, 64, scale=0.125)
+
+    def test_scales_that_are_not_positive(self) -> None:
+        (reason,) = SdpaBackend().unsupported_reasons(replace(self.PLAIN, scale=0.0))
+        assert reason.startswith("its fused kernels look for a row's largest score before they scale")
+        assert reason.endswith("got scale=0.0")
+
+    @pytest.mark.parametrize(
+        ("facts", "what"),
+        [({}, "grouped heads in float32"), ({"dtype": DType.FLOAT64, "q_heads": 2}, "float64")],
+    )
+    def test_auto_does_not_have_it_hold_every_score(
+        self, facts: dict[str, object], what: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        problem = replace(self.PLAIN, **facts)
+        (reason,) = SdpaBackend().drawbacks(problem)
+        assert f"torch has no fused kernel for {what} on a GPU: it would hold {problem.scores:,}" in reason
+        assert SdpaBackend().unsupported_reasons(problem) == []
+        assert SdpaBackend().drawbacks(replace(problem, q_len=8)) == []
+        assert SdpaBackend().drawbacks(replace(problem, device="mps")) == []
+        monkeypatch.setenv("SACCADE_EAGER_LIMIT", str(problem.scores))
+        assert SdpaBackend().drawbacks(problem) == []
+
+    def test_it_has_fused_kernels_for_others(self) -> None:
+        for facts in ({"q_heads": 2}, {"dtype": DType.BFLOAT16}):
+            assert SdpaBackend().drawbacks(replace(self.PLAIN, **facts)) == []
 
 
 def test_the_name() -> None:

@@ -253,6 +253,7 @@ class TestDoctor:
             "SACCADE_EAGER_LIMIT",
             "SACCADE_CPU_ISA",
             "CPU kernels",
+            "GPU kernels",
         ):
             assert re.search(rf"^{name}  +\S", after, re.MULTILINE), name
 

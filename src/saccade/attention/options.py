@@ -1,4 +1,4 @@
-"""torch's `kernel_options`: tile sizes are hints, BACKEND names a backend, the rest only goes to torch."""
+"""torch's `kernel_options`: tile sizes are hints, BACKEND names a backend, engines read the rest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = logging.getLogger("saccade")
 
 
 class FlexKernelOptions(TypedDict, total=False):
-    """The keys that `kernel_options` takes, each also after `fwd_` or `bwd_`: those of torch's own class.
+    """The keys that `kernel_options` takes, each also after `fwd_` or `bwd_`: torch's own, and two more.
 
-    Tile and launch keys are hints to the engine that runs; the keys of flags only reach torch's own kernels.
-    None of them changes a result.
+    Tile and launch keys are hints to the engine that runs. USE_TMA, SPLIT_KV and max_autotune are for
+    `triton`; the other flags only reach torch's own kernels. None of them changes a result.
 
     Example:
         >>> FlexKernelOptions(BLOCK_M=64, BLOCK_N=64)
@@ -44,6 +44,8 @@ class FlexKernelOptions(TypedDict, total=False):
     kpack: int
     matrix_instr_nonkdim: int
     waves_per_eu: int
+    SPLIT_KV: int  # among how many programs the keys of a tile are shared
+    max_autotune: bool  # try a few tiles at the first call of a pattern, and remember the fastest
     BACKEND: str  # one of torch's four, or the name of a backend here
 
 
@@ -66,7 +68,11 @@ _HINTS: dict[str, str | None] = {
     "kpack": None,
     "matrix_instr_nonkdim": None,
     "waves_per_eu": None,
+    "SPLIT_KV": None,
+    "max_autotune": None,
 }
+_OF_TRITON = ("USE_TMA", "max_autotune", "BACKEND")  # keys that an engine, or this file, reads by itself
+_COUNTS = ("SPLIT_KV",)  # likewise, and numbers
 _PREFIXES = ("fwd_", "bwd_")
 _NO_HINTS = Schedule()
 
@@ -121,7 +127,9 @@ def read_options(options: object, backend: str) -> KernelOptions:
         if hint is not None:
             _require_size(key, options[key])
             hints[hint] = options[key]
-        elif key != "BACKEND":
+        elif _base(key) in _COUNTS:
+            _require_size(key, options[key])
+        elif _base(key) not in _OF_TRITON:
             unused.append(key)
     if unused:
         _log.debug("kernel_options %s have no meaning to Saccade's own engines", ", ".join(unused))
@@ -134,16 +142,22 @@ def _hint_of(key: object) -> str | None:
     """The field of Schedule that a key sets; None where it sets none."""
     if key == "BACKEND":
         return None
-    base = key[4:] if isinstance(key, str) and key.startswith(_PREFIXES) else key
+    base = _base(key)
     if base not in _HINTS:
         known = ", ".join(_HINTS)
         raise ArgumentError(
             f"kernel_options has no key {key!r}; it takes BACKEND and, alone or after fwd_ or bwd_, {known}"
         )
-    hint = _HINTS[str(base)]
+    hint = _HINTS[base]
     # The forward pass has no use for a tile of the backward, nor the other way round.
-    other_pass = hint is not None and key == ("fwd_" if hint.startswith("backward_") else "bwd_") + str(base)
+    other_pass = hint is not None and key == ("fwd_" if hint.startswith("backward_") else "bwd_") + base
     return None if other_pass else hint
+
+
+def _base(key: object) -> str:
+    """A key without its prefix."""
+    text = str(key)
+    return text[4:] if text.startswith(_PREFIXES) else text
 
 
 def _require_size(key: object, value: object) -> None:

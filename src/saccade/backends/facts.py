@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 
 from saccade.backends.base import Operands
+from saccade.backends.flash.library import any_is_installed
+from saccade.backends.patterns.contents import can_look, contents_of
 from saccade.backends.surroundings import carries_tangent, follower
 from saccade.block_mask import BlockMask
 from saccade.block_mask.packed import PackedMask
@@ -53,8 +55,11 @@ def problem_of(
         or (score is not None and score.needs_grad)
     )
     mask = operands.block_mask
+    device = _device_type(query.device)
+    # Only these libraries depend on what masks read, and a look may mean to wait for the device.
+    look = device == "cuda" and any_is_installed() and can_look()
     return AttentionProblem(
-        device=_device_type(query.device),
+        device=device,
         dtype=STORED[query.dtype],
         batch=batch,
         kv_batch=kv_batch,
@@ -66,8 +71,8 @@ def problem_of(
         value_dim=value.shape[3],
         scale=scale,
         score=score,
-        block_mask=_block_facts(packed if mask is None else mask),
-        mask_mod=_mod_facts(operands.mask, operands.mask_mod),
+        block_mask=_block_facts(packed if mask is None else mask, look=look),
+        mask_mod=_mod_facts(operands.mask, operands.mask_mod, look=look),
         sinks=None if sinks is None else STORED[sinks.dtype],
         dropout_p=dropout_p,
         outputs=outputs,
@@ -82,7 +87,7 @@ def _device_type(device: torch.device) -> str:
     return device.type
 
 
-def _mod_facts(program: Program | None, function: object) -> ModFacts | None:
+def _mod_facts(program: Program | None, function: object, *, look: bool = False) -> ModFacts | None:
     if program is None:
         return None
     return ModFacts(
@@ -91,18 +96,21 @@ def _mod_facts(program: Program | None, function: object) -> ModFacts | None:
         capture_shapes=tuple([tuple(capture.shape) for capture in program.captures]),
         capture_grads=tuple([getattr(capture, "requires_grad", False) for capture in program.captures]),
         is_function=function is not None,
+        contents=contents_of(program) if look else (),
     )
 
 
-def _block_facts(mask: BlockMask | PackedMask | None) -> BlockFacts | None:
+def _block_facts(mask: BlockMask | PackedMask | None, *, look: bool) -> BlockFacts | None:
     if isinstance(mask, BlockMask):
         packed, function = mask.packed, mask.mask_mod
-        return mask.once("facts", lambda: _packed_facts(packed, function))
-    return None if mask is None else _packed_facts(mask, None)
+        return mask.once(
+            "facts and contents" if look else "facts", lambda: _packed_facts(packed, function, look=look)
+        )
+    return None if mask is None else _packed_facts(mask, None, look=look)
 
 
-def _packed_facts(packed: PackedMask, function: object) -> BlockFacts:
-    mod = _mod_facts(packed.program, None if isinstance(function, Program) else function)
+def _packed_facts(packed: PackedMask, function: object, *, look: bool) -> BlockFacts:
+    mod = _mod_facts(packed.program, None if isinstance(function, Program) else function, look=look)
     assert mod is not None, "a block mask has a program"
     return BlockFacts(
         mod, packed.stored_batch, packed.stored_heads, packed.q_block, packed.kv_block, packed.analysed

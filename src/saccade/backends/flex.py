@@ -31,6 +31,7 @@ __all__ = ["FlexBackend", "has_cpp_compiler"]
 # Torch compiles anew for every mod; its limit of 8 would end that with an error.
 _PATTERNS = 256
 _LEAST_DIM_ON_GPU = 16
+_NOT_TORCHS = "max_autotune"  # a kernel option that torch gives its compiler, not its kernels
 _HAS_AUX = hasattr(torch_flex, "AuxRequest")
 
 
@@ -73,7 +74,8 @@ class FlexBackend(Backend):
 
     def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
         """Return torch's function behind a conversion of the mask; torch compiles at the first call."""
-        return _FlexKernel(problem, dict(schedule.engine_options))
+        options = {key: value for key, value in schedule.engine_options if not key.endswith(_NOT_TORCHS)}
+        return _FlexKernel(problem, options)
 
 
 def _mod_of(problem: AttentionProblem) -> ModFacts | None:

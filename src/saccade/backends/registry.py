@@ -32,7 +32,7 @@ class Entry:
         name: What `backend=` calls it; equal to the class's `name`.
         module: The module or package under `saccade.backends`.
         cls: The class in it.
-        cpu_rank: Its place in the order of `auto` for tensors on a CPU.
+        cpu_rank: Its place in the order of `auto` for tensors on a CPU; None where it is not asked at all.
         accelerator_rank: Its place for tensors on any other device.
         visibility: What torch's dispatcher can see of it.
     """
@@ -40,26 +40,39 @@ class Entry:
     name: str
     module: str
     cls: str
-    cpu_rank: int
+    cpu_rank: int | None
     accelerator_rank: int
     visibility: Visibility = Visibility.NATIVE
 
 
-# On a CPU torch's flex_attention comes last: its first call of a pattern takes a C++ compiler several
-# seconds.
+# On a CPU torch's flex_attention comes after eager: its first call of a pattern takes a C++ compiler several
+# seconds. On a GPU the libraries' kernels for exact patterns come before those that take any mod: the newest,
+# which are for the newest GPUs alone, first. (docs/decisions/012)
 ENTRIES: tuple[Entry, ...] = (
-    Entry("cpu", "cpu", "CpuBackend", cpu_rank=0, accelerator_rank=3),
+    Entry("cpu", "cpu", "CpuBackend", cpu_rank=0, accelerator_rank=7),
     Entry("sdpa", "sdpa", "SdpaBackend", cpu_rank=1, accelerator_rank=0, visibility=Visibility.TORCH),
-    Entry(
-        "flex_attention", "flex", "FlexBackend", cpu_rank=3, accelerator_rank=1, visibility=Visibility.DATA
+    *(
+        Entry(
+            f"flash_attention_{version}",
+            "flash",
+            f"FlashAttention{version}Backend",
+            cpu_rank=None,
+            accelerator_rank=5 - version,
+            visibility=Visibility.DATA,
+        )
+        for version in (4, 3, 2)
     ),
-    Entry("eager", "eager", "EagerBackend", cpu_rank=2, accelerator_rank=2, visibility=Visibility.DATA),
+    Entry("triton", "triton", "TritonBackend", cpu_rank=None, accelerator_rank=4),
+    Entry(
+        "flex_attention", "flex", "FlexBackend", cpu_rank=3, accelerator_rank=5, visibility=Visibility.DATA
+    ),
+    Entry("eager", "eager", "EagerBackend", cpu_rank=2, accelerator_rank=6, visibility=Visibility.DATA),
 )
 
 
 @cache
 def candidates(device: str) -> tuple[str, ...]:
-    """Return the names of all backends in the order `auto` asks them.
+    """Return the names of backends in the order `auto` asks them.
 
     Args:
         device: The type of the tensors' device.
@@ -68,8 +81,9 @@ def candidates(device: str) -> tuple[str, ...]:
         >>> candidates("cpu")
         ('cpu', 'sdpa', 'eager', 'flex_attention')
     """
-    rank = "cpu_rank" if device == "cpu" else "accelerator_rank"
-    return tuple(entry.name for entry in sorted(ENTRIES, key=lambda entry: getattr(entry, rank)))
+    ranks = {entry.name: entry.cpu_rank if device == "cpu" else entry.accelerator_rank for entry in ENTRIES}
+    asked = {name: rank for name, rank in ranks.items() if rank is not None}
+    return tuple(sorted(asked, key=asked.__getitem__))
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +25,7 @@ from saccade.masks import sliding_window
 from saccade.planner import reasons_against
 from saccade.problem import AttentionProblem, BlockFacts, ModFacts
 from saccade.runtime.host import host_isa, this_host
+from saccade.runtime.triton import describe_device, is_available
 from saccade.scores import softcap
 from saccade.signatures import Mod
 from saccade.tracing import trace
@@ -138,6 +140,7 @@ def facts(machine: Machine) -> list[tuple[str, str]]:
         ("memory", quantities.memory(machine.memory_bytes)),
         ("CPU kernels", _kernels()),
         ("accelerator", machine.accelerator or "none"),
+        ("GPU kernels", _gpu_kernels(_device(machine))),
         ("C++ compiler", find_compiler() or "none"),
     ]
     device = _device(machine)
@@ -166,6 +169,11 @@ def _problems_of_settings() -> list[str]:
 def _kernels() -> str:
     """What kernels can be compiled for here, the best first."""
     return " ".join(this_host().isas) or "none for this architecture"
+
+
+def _gpu_kernels(device: str) -> str:
+    """What Triton compiles kernels for here, or why it does not."""
+    return is_available(device) or describe_device(torch.device(device)).target.name
 
 
 def _device(machine: Machine) -> str:

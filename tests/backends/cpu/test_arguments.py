@@ -13,7 +13,7 @@ from torch import Tensor
 
 import oracle
 from saccade import AuxRequest, flex_attention
-from saccade.backends.cpu.arguments import in_memory
+from saccade.backends.storage import in_memory
 from saccade.errors import OperandError
 
 LENGTHS = [100, 2]  # of queries: the forward and the decode kernel

@@ -16,16 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saccade.backends.storage import in_memory
 from saccade.codegen.cpu.arguments import ArgumentLayout, CaptureSlots
 from saccade.codegen.program.which import Which
-from saccade.errors import OperandError
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.dtype import DType
 from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, ModFacts
 from saccade.runtime.team import alone_in_child
 
-__all__ = ["Block", "Capture", "Corners", "fill_rows", "fill_tensor", "in_memory", "template"]
+__all__ = ["Block", "Capture", "Corners", "fill_rows", "fill_tensor", "template"]
 
 Block: TypeAlias = "array[int]"
 """The argument block: int64 slots."""
@@ -137,32 +137,6 @@ def fill_rows(block: Block, slot: int, tensor: Tensor, dtype: torch.dtype, name:
         dense = in_memory(tensor, name).detach().to(dtype).resolve_neg().contiguous()
     block[slot] = dense.data_ptr()
     return dense
-
-
-def in_memory(tensor: Tensor, name: str) -> Tensor:
-    """Return a tensor whose elements can be read at their addresses: itself, or zeros that torch left out.
-
-    Args:
-        tensor: The tensor.
-        name: What to call it in a message.
-
-    Raises:
-        OperandError: Its storage ends before its last element.
-    """
-    if tensor.data_ptr() == 0 and tensor._is_zerotensor():
-        return tensor.clone()
-    if tensor.numel() == 0:
-        return tensor
-    steps = [(size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)]
-    needed = (tensor.storage_offset() + sum(steps) + 1) * tensor.itemsize
-    held = tensor.untyped_storage().nbytes()
-    if needed > held:
-        form = f"shape={tuple(tensor.shape)}, strides={tensor.stride()}, offset={tensor.storage_offset()}"
-        raise OperandError(
-            f"expected the elements of {name} in memory, and its storage has {held} bytes where they need "
-            f"{needed} ({form}): it was freed or resized; restore it, or give another tensor."
-        )
-    return tensor
 
 
 @final

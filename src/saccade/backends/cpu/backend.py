@@ -13,15 +13,9 @@ from saccade.backends.cpu.call import CpuKernel
 from saccade.backends.cpu.specialise import choose
 from saccade.backends.differentiation import DifferentiableKernel
 from saccade.backends.empty import EmptyBackward, EmptyKernel
-from saccade.backends.mods import mods_of
+from saccade.backends.program_size import size_reasons
 from saccade.backends.sdpa import SdpaBackend
-from saccade.codegen.program.contributions import contributions, roots_of
-from saccade.codegen.program.derivative import derivative
-from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
-from saccade.ir.expr import walk
-from saccade.ir.rewrite import lower
-from saccade.ir.structure import Structure
 from saccade.problem import AttentionProblem
 from saccade.runtime.host import host_isa, this_host
 from saccade.schedule import Schedule
@@ -31,7 +25,6 @@ __all__ = ["CpuBackend"]
 _MOST_DIM = 512
 _MOST_LENGTH = 2**31 - 1  # ranges of keys and queries are int32
 _MOST_NODES = 3000  # of a program; LLVM takes up to ten seconds for them
-_NAMES = {Which.MASK: "the mask", Which.MASK_MOD: "the mask_mod", Which.SCORE: "the score_mod"}
 _SDPA = SdpaBackend()
 _UNMEASURED = (
     "it has not been measured against sdpa on processors that multiply tiles of bfloat16 matrices (AMX); "
@@ -65,21 +58,7 @@ class CpuBackend(Backend):
             reasons.append(
                 f"it counts queries and keys to {_MOST_LENGTH}, got Q={problem.q_len} and K={problem.kv_len}"
             )
-        for which, facts in mods_of(problem).items():
-            nodes = _node_count(facts.structure)
-            if nodes > _MOST_NODES:
-                reasons.append(
-                    f"it compiles programs of at most {_MOST_NODES} operations, "
-                    f"and {_NAMES[which]} has {nodes}"
-                )
-        if problem.score is not None and problem.needs_grad:
-            nodes = _gradient_node_count(problem.score.structure, problem.score.capture_grads)
-            if nodes > _MOST_NODES:
-                reasons.append(
-                    f"it compiles programs of at most {_MOST_NODES} operations, "
-                    f"and the gradient of the score_mod has {nodes}"
-                )
-        return reasons
+        return reasons + size_reasons(problem, _MOST_NODES)
 
     def drawbacks(self, problem: AttentionProblem) -> list[str]:
         """Return that torch's kernels may be faster, where nobody has measured."""
@@ -100,19 +79,6 @@ class CpuBackend(Backend):
     def compile_backward(self, problem: AttentionProblem, schedule: Schedule) -> BackwardKernel:
         """Return what differentiates the problem's calls; machine code is made as for `compile`."""
         return _backward_made_ready(_attending(problem), host_isa())
-
-
-@lru_cache(maxsize=1024)
-def _node_count(structure: Structure) -> int:
-    """How many operations a program has, each counted once."""
-    return sum(1 for _ in walk(lower(structure.root)))
-
-
-@lru_cache(maxsize=1024)
-def _gradient_node_count(structure: Structure, wanted: tuple[bool, ...]) -> int:
-    """How many operations the gradients of a score and of what it reads have, each counted once."""
-    roots = roots_of(lower(derivative(structure).root), contributions(structure, wanted))
-    return sum(1 for _ in walk(*roots))
 
 
 @lru_cache(maxsize=256)

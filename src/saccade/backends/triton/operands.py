@@ -1,0 +1,73 @@
+"""The operands of a call as arguments of kernels, the same for its forward and its backward."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+from saccade.backends.base import Operands
+from saccade.backends.mods import mods_of, programs_of
+from saccade.backends.triton.arguments import (
+    Capture,
+    Values,
+    fill_captures,
+    fill_rows,
+    fill_seed,
+    fill_tensor,
+    template,
+)
+from saccade.problem import AttentionProblem
+
+__all__ = ["OperandReader", "Read"]
+
+
+class Read(NamedTuple):
+    """The operands of a call, read.
+
+    Attributes:
+        values: The arguments that they and the problem give.
+        aligned: Whether all addresses and strides of query, key and value allow loads of 16 bytes.
+        dense: For each capture, program by program, whether its last stride is one element.
+    """
+
+    values: Values
+    aligned: bool
+    dense: tuple[bool, ...]
+
+
+@final
+class OperandReader:
+    """Reads the operands of a problem's calls.
+
+    Args:
+        problem: The problem.
+
+    Attributes:
+        mods: Its programs.
+    """
+
+    def __init__(self, problem: AttentionProblem) -> None:
+        self.mods = mods_of(problem)
+        self._template = template(problem, self.mods)
+
+    def read(self, operands: Operands) -> Read:
+        """Read the operands of a call.
+
+        Raises:
+            OperandError: The storage of a tensor ends before its last element.
+        """
+        values = self._template.copy()
+        aligned = fill_tensor(values, "query", operands.query)
+        aligned &= fill_tensor(values, "key", operands.key)
+        aligned &= fill_tensor(values, "value", operands.value)
+        if operands.sinks is not None:
+            fill_rows(values, "sinks", operands.sinks)
+        if operands.dropout_seed is not None:
+            fill_seed(values, operands.dropout_seed)
+        dense: tuple[bool, ...] = ()
+        if self.mods:
+            device = operands.query.device
+            for which, program in programs_of(operands).items():
+                captures = tuple([Capture.of(each, device) for each in program.captures])
+                fill_captures(values, which, captures)
+                dense += tuple([capture.is_dense for capture in captures])
+        return Read(values, aligned, dense)
