@@ -74,11 +74,11 @@ def test_tables_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_where_ours_refuses_peers_show_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
     small = [*SMALL[:-1], "sdpa"]
-    result = run(monkeypatch, "--pattern", "window", "--only", "forward", *small)
-    row = next(line for line in result.stdout.splitlines() if line.startswith("window"))
+    result = run(monkeypatch, "--pattern", "documents", "--only", "forward", *small)
+    row = next(line for line in result.stdout.splitlines() if line.startswith("documents"))
     assert "not run" in row
     assert row.split()[-1] in ("µs", "ms", "s")
-    assert "saccade: not run in forward window float32 S=64 D=16: its only patterns are" in result.stdout
+    assert "saccade: not run in forward documents float32 S=64 D=16: its only patterns are" in result.stdout
 
 
 def test_the_other_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ from saccade.bench.cpu.cases import Phase, Selection
 from saccade.bench.cpu.measured_run import BACKEND
 from saccade.bench.cpu.patterns import PATTERNS
 from saccade.bench.cpu.run import bench_cpu
+from saccade.bench.gpu import cases as gpu_cases
+from saccade.bench.gpu.run import bench_gpu
+from saccade.bench.gpu.setup import ENGINE, make_setup
 from saccade.bench.jagged import cases as jagged_cases
 from saccade.bench.jagged.batches import BATCHES
 from saccade.bench.jagged.run import bench_jagged
@@ -26,6 +29,7 @@ from saccade.bench.train import cases as train_cases
 from saccade.bench.train import patterns as train_patterns
 from saccade.bench.train.run import bench_train
 from saccade.cli import bench_cpu as cpu_tables
+from saccade.cli import bench_gpu as gpu_tables
 from saccade.cli import bench_jagged as jagged_tables
 from saccade.cli import bench_train as train_tables
 from saccade.cli.bench import print_masks, print_trace, run_comparisons, with_status
@@ -113,6 +117,8 @@ Out = Annotated[
 ]
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds (matplotlib).")]
 Measured = Annotated[str, typer.Option("--backend", hidden=True)]
+
+_WRONG = 1  # the exit code where a check failed
 
 
 @bench_app.command("cpu")
@@ -225,3 +231,49 @@ def bench_jagged_command(
         plot=plot,
         console=Console(),
     )
+
+
+@bench_app.command("gpu")
+def bench_gpu_command(
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", metavar="NAME", help=f"{', '.join(pattern_names())}; may be repeated."),
+    ] = None,
+    length: Lengths = None,
+    head_dim: HeadDims = None,
+    only: Annotated[gpu_cases.Phase | None, typer.Option("--only", help="The one phase to time.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The three main patterns at 4,096 tokens.")] = False,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Time for it all; what is left then is named.")
+    ] = 9.0,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Tokens of a case, over its sequences.")
+    ] = 16384,
+    width: Annotated[int, typer.Option("--width", min=1, help="Heads times their width.")] = 2048,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled/--no-compiled", help="Time torch's flex_attention (compiles for a while)."),
+    ] = True,
+    rounds: Rounds = 20,
+    out: Out = None,
+    plot: Plot = None,
+    backend: Measured = ENGINE,
+    device: Annotated[str, typer.Option("--device", hidden=True)] = "cuda",
+) -> None:
+    """Time the GPU engine beside SDPA and torch's flex_attention, and beside the card's own limits.
+
+    Needs a GPU. The most important cases come first, and the run ends in under ten minutes; an option that
+    names values times these alone.
+    """
+    selection = gpu_cases.Selection(
+        tuple(pattern or ()), tuple(length or ()), tuple(head_dim or ()), only, quick, tokens, width
+    )
+    setup = make_setup(device, engine=backend, compiled=compiled, rounds=rounds)
+    is_right = gpu_tables.run_under_bar(
+        lambda progress: bench_gpu(setup, selection, minutes=minutes, progress=progress),
+        out=out,
+        plot=plot,
+        console=Console(),
+    )
+    if not is_right:
+        raise typer.Exit(_WRONG)
