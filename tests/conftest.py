@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("saccade")
 # Suites that compile a kernel a case, by the end of their path: one case in so many is run, the same ones
 # each time; `--thorough` runs all.
 LONG_SUITES = {
+    "attention/test_catalogue.py": 2,
     "attention/test_compiled.py": 8,
     "attention/test_training_accuracy.py": 10,
     "attention/test_training_captures.py": 8,
@@ -34,10 +35,16 @@ LONG_SUITES = {
     "backends/triton/test_dropout.py": 4,
     "backends/triton/test_few_queries.py": 2,
     "backends/triton/test_shapes.py": 3,
+    "codegen/cpu/program/test_catalogue_code.py": 2,
     "codegen/cpu/test_backward.py": 10,
     "codegen/cpu/test_decode.py": 8,
     "codegen/cpu/test_forward.py": 6,
-    "codegen/triton/test_offline_variants.py": 60,
+    "codegen/triton/program/test_catalogue_text.py": 3,
+    "codegen/triton/test_backward.py": 2,
+    "codegen/triton/test_backward_compiled.py": 3,
+    "codegen/triton/test_forward.py": 2,
+    "codegen/triton/test_forward_compiled.py": 3,
+    "codegen/triton/test_offline_variants.py": 120,
     "fuzz/test_calls.py": 4,
     "torch_ops/test_backward_operator.py": 3,
 }

@@ -23,6 +23,22 @@ from saccade.tracing import trace
 PLAIN = AttentionProblem("cpu", DType.FLOAT32, 2, 2, 4, 4, 64, 64, 32, 32, scale=0.25)
 
 
+ON_MPS = """\
+no backend takes this call (backend='auto'); each says why:
+  sdpa: it changes no scores, and there is a score_mod
+  flash_attention_4: it runs on NVIDIA GPUs (cuda devices), and the tensors are on mps
+  flash_attention_3: it runs on NVIDIA GPUs (cuda devices), and the tensors are on mps
+  flash_attention_2: it runs on NVIDIA GPUs (cuda devices), and the tensors are on mps
+  triton: it has no kernels for mps devices
+  flex_attention: it runs on cuda and cpu devices, and the tensors are on mps
+  eager: it would hold 536,870,912 scores, and 'auto' takes it for at most 16,777,216; \
+name it with backend='eager' to use it all the same, or raise SACCADE_EAGER_LIMIT
+  cpu: it runs on cpu devices, and the tensors are on mps
+Change what one of them objects to, or name a backend with backend=. \
+On mps, backend='eager' runs and holds every score; \
+for tensors moved to a CPU with .cpu() there is the engine of backend='cpu', which holds none."""
+
+
 def twice(score, b, h, q_idx, kv_idx):
     return 2 * score
 
@@ -143,10 +159,16 @@ class TestDevicesWithoutAnEngine:
             assert reasons, name
         text = str(caught.value)
         assert f"cpu: it runs on cpu devices, and the tensors are on {device}" in text
-        assert f"backend='eager' runs on {device} and holds every score" in text
+        assert f"On {device}, backend='eager' runs and holds every score" in text
         assert "moved to a CPU with .cpu() there is the engine of backend='cpu'" in text
         assert "compute capability" not in text
         assert "C++" not in text
+
+    def test_the_whole_text_reads_well(self) -> None:
+        large = dataclasses.replace(CHANGED, device="mps", q_len=2**13, kv_len=2**13)
+        with pytest.raises(BackendError, match="no backend takes this call") as caught:
+            plan(large)
+        assert str(caught.value) == ON_MPS
 
     def test_by_name(self, changed: AttentionProblem) -> None:
         assert plan(changed, "eager").backend == "eager"

@@ -99,6 +99,12 @@ class TestTheCacheDirectory:
             monkeypatch.setenv("XDG_CACHE_HOME", ignored)
             assert settings.user_cache_directory() == tmp_path / "home" / ".cache" / "saccade"
 
+    @pytest.mark.parametrize("home", ["", ".", "relative/home"])
+    def test_a_home_that_is_no_place_is_none(self, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", home)
+        assert settings.user_cache_directory() is None
+
     def test_there_may_be_no_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def homeless(_: object) -> Path:
             raise RuntimeError("Could not determine home directory.")

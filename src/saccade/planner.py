@@ -110,7 +110,7 @@ def _elsewhere(problem: AttentionProblem) -> str:
     if problem.device == "cpu":
         return ""
     return (
-        f" backend='eager' runs on {problem.device} and holds every score; for tensors moved to a CPU with "
+        f" On {problem.device}, backend='eager' runs and holds every score; for tensors moved to a CPU with "
         ".cpu() there is the engine of backend='cpu', which holds none."
     )
 

@@ -184,15 +184,19 @@ def user_cache_directory() -> Path | None:
     """Return `saccade` in the directory where this user's programs keep what can be made again.
 
     That is `XDG_CACHE_HOME`, or `~/.cache` where it is unset, empty or relative (XDG Base Directory
-    Specification 0.8); None if there is no home directory.
+    Specification 0.8); None if there is no home directory, or `HOME` is empty or relative.
     """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if named.is_absolute():
         return named / "saccade"
     try:
-        return Path.home() / ".cache" / "saccade"
+        home = Path.home()
     except RuntimeError:
         return None
+    # Python takes an empty HOME for the root directory.
+    if os.environ.get("HOME") == "" or not home.is_absolute():
+        return None
+    return home / ".cache" / "saccade"
 
 
 TRITON_INTERPRET = Setting(

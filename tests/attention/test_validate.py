@@ -221,6 +221,21 @@ FAULTS = {
         ArgumentError,
         "must be an integer of 1 or more, got True",
     ),
+    "a switch that is text": (
+        {"kernel_options": {"max_autotune": "false"}},
+        ArgumentError,
+        r"kernel_options\['max_autotune'\] must be True or False, got 'false'",
+    ),
+    "a switch of one pass that is a number": (
+        {"kernel_options": {"fwd_USE_TMA": 1}},
+        ArgumentError,
+        r"kernel_options\['fwd_USE_TMA'\] must be True or False, got 1",
+    ),
+    "an option of several values": (
+        {"kernel_options": {"waves_per_eu": [1, 2]}},
+        ArgumentError,
+        r"kernel_options\['waves_per_eu'\] must be a bool, number or string, got list \[1, 2\]",
+    ),
     "an unknown BACKEND": (
         {"kernel_options": {"BACKEND": "CUDA"}},
         ArgumentError,

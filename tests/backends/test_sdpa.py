@@ -135,7 +135,18 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize(
         ("facts", "what"),
-        [({}, "grouped heads in float32"), ({"dtype": DType.FLOAT64, "q_heads": 2}, "float64")],
+        [
+            ({}, "grouped heads in float32"),
+            ({"dtype": DType.FLOAT64, "q_heads": 2}, "float64"),
+            (
+                {"dtype": DType.FLOAT16, "head_dim": 320, "value_dim": 320},
+                "grouped heads with D=320 and Dv=320",
+            ),
+            (
+                {"dtype": DType.BFLOAT16, "head_dim": 192, "value_dim": 128},
+                r"grouped heads with D=192 and Dv=128 (but cuDNN's, for some GPUs)",
+            ),
+        ],
     )
     def test_auto_does_not_have_it_hold_every_score(
         self, facts: dict[str, object], what: str, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +161,12 @@ class TestOnAGpu:
         assert SdpaBackend().drawbacks(problem) == []
 
     def test_it_has_fused_kernels_for_others(self) -> None:
-        for facts in ({"q_heads": 2}, {"dtype": DType.BFLOAT16}):
+        for facts in (
+            {"q_heads": 2},
+            {"q_heads": 2, "head_dim": 320},
+            {"dtype": DType.BFLOAT16},
+            {"dtype": DType.BFLOAT16, "head_dim": 256, "value_dim": 256},
+        ):
             assert SdpaBackend().drawbacks(replace(self.PLAIN, **facts)) == []
 
 

@@ -224,6 +224,12 @@ def test_a_mask_has_no_truth_value():
         _ = causal and sliding_window(4)
 
 
+def test_torchs_compiler_may_ask_whether_a_mod_is_there() -> None:
+    compiler: dict[str, object] = {"__name__": "torch._dynamo.symbolic_convert", "fn": causal}
+    exec("called = bool(fn and callable(fn))", compiler)
+    assert compiler["called"] is True
+
+
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_a_factory_passed_uncalled_shows_the_call(factory):
     message = rf"{factory.__name__} is a factory, not yet a mod; call it first: {factory.__name__}\("

@@ -172,6 +172,12 @@ def test_export(engine: str) -> None:
     torch.testing.assert_close(exported.module()(query), module(query), rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch knows no such tag")
+@pytest.mark.parametrize("name", ["attention", "attention_backward"])
+def test_torch_captures_no_call_of_its_own_accord(name: str) -> None:
+    assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.saccade, name).default.tags
+
+
 def test_an_engine_that_is_none_or_refuses_says_so() -> None:
     arguments = list(flat("eager", score_mod=biased))
     with pytest.raises(ArgumentError, match="backend must be one of"):

@@ -126,8 +126,10 @@ def flex_attention(
         enable_gqa: Whether Hq may be a multiple of Hkv: query head h reads key head `h // (Hq / Hkv)`.
         return_lse: Whether to return lse beside the output; the older form of
             `return_aux=AuxRequest(lse=True)`.
-        kernel_options: torch's options by name. Tile sizes are hints, BACKEND chooses a backend; others only
-            reach torch.
+        kernel_options: torch's options by name, and more: see `FlexKernelOptions`. Tile sizes are hints,
+            BACKEND chooses a backend, USE_TMA, SPLIT_KV and max_autotune are for triton; others only reach
+            torch. torch.compile's operator carries the backend alone: under it, tiles and max_autotune are
+            left to the engine.
         return_aux: Which further results to return: an `AuxRequest`, ours or torch's.
         mask_mod: A function of `(b, h, q_idx, kv_idx)` that is True where the query may see the key. With a
             block_mask, both must hold. For repeated use a block_mask is faster, as it is analysed once; for
@@ -137,12 +139,13 @@ def flex_attention(
             none.
         dropout_p: The probability of dropping a weight, in [0, 1]. Drawn from torch's generator, so
             `torch.manual_seed` repeats it; always active when above 0, so pass 0.0 in evaluation.
-        backend: Who computes it: "auto", or one of "cpu", "sdpa", "flex_attention", "eager", which runs or
-            raises. On a CPU "auto" takes cpu, gradients included, and for what it has not (the weights,
-            forward-mode derivatives) sdpa where it is exact, eager for small problems, and torch's compiled
-            flex_attention beyond; on other devices sdpa, flex_attention, and eager for small problems. See
-            `explain`. Where the processor multiplies pairs of bfloat16 (AVX512-BF16), cpu takes subnormal
-            bfloat16 numbers for 0, as it does.
+        backend: Who computes it: "auto", or one of "cpu", "triton", "sdpa", "flex_attention", "eager",
+            "flash_attention_2", "flash_attention_3", "flash_attention_4", which runs or raises. On a CPU
+            "auto" takes cpu, gradients included, and for what it has not (the weights, forward-mode
+            derivatives) sdpa where it is exact, eager for small problems, and torch's compiled flex_attention
+            beyond; on other devices sdpa, flash_attention_4, 3 and 2, triton, flex_attention, and eager for
+            small problems. See `explain`. Where the processor multiplies pairs of bfloat16 (AVX512-BF16), cpu
+            takes subnormal bfloat16 numbers for 0, as it does.
 
     Returns:
         The output `[B, Hq, Q, Dv]` of the query's dtype, its dimensions ordered in memory like the query's.

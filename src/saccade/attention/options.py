@@ -71,8 +71,9 @@ _HINTS: dict[str, str | None] = {
     "SPLIT_KV": None,
     "max_autotune": None,
 }
-_OF_TRITON = ("USE_TMA", "max_autotune", "BACKEND")  # keys that an engine, or this file, reads by itself
+_SWITCHES = ("USE_TMA", "max_autotune")  # keys that an engine reads by itself
 _COUNTS = ("SPLIT_KV",)  # likewise, and numbers
+_SCALARS = (bool, int, float, str)
 _PREFIXES = ("fwd_", "bwd_")
 _NO_HINTS = Schedule()
 
@@ -129,7 +130,10 @@ def read_options(options: object, backend: str) -> KernelOptions:
             hints[hint] = options[key]
         elif _base(key) in _COUNTS:
             _require_size(key, options[key])
-        elif _base(key) not in _OF_TRITON:
+        elif _base(key) in _SWITCHES:
+            _require_bool(key, options[key])
+        elif key != "BACKEND":
+            _require_scalar(key, options[key])
             unused.append(key)
     if unused:
         _log.debug("kernel_options %s have no meaning to Saccade's own engines", ", ".join(unused))
@@ -163,6 +167,19 @@ def _base(key: object) -> str:
 def _require_size(key: object, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ArgumentError(f"kernel_options[{key!r}] must be an integer of 1 or more, got {value!r}")
+
+
+def _require_bool(key: object, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"kernel_options[{key!r}] must be True or False, got {value!r}")
+
+
+def _require_scalar(key: object, value: object) -> None:
+    # A schedule is compared and hashed, and torch puts the value into a kernel's text.
+    if value is not None and not isinstance(value, _SCALARS):
+        raise ArgumentError(
+            f"kernel_options[{key!r}] must be a bool, number or string, got {type(value).__name__} {value!r}"
+        )
 
 
 def _chosen_backend(options: Mapping[str, object], backend: str) -> str:

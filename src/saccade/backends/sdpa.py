@@ -17,6 +17,8 @@ from saccade.settings import EAGER_LIMIT
 
 __all__ = ["SdpaBackend"]
 
+_MOST_GROUPED_DIM = 256
+
 
 @final
 class SdpaBackend(Backend):
@@ -87,11 +89,23 @@ def _band(problem: AttentionProblem) -> Aligned | None:
 
 
 def _would_hold_scores(problem: AttentionProblem) -> str:
-    """What torch has no fused kernel for on a GPU; "" where it has one."""
+    """What torch has no fused kernel for on a GPU; "" where it has one.
+
+    In torch 2.13, sdp_utils.cpp: no kernel takes float64. The memory-efficient one takes any head dimensions
+    and float32, but no grouped heads. flash and cuDNN take those, in 16 bits: flash with D = Dv <= 256, and
+    cuDNN, with up to 256 too, is asked before the kernel that holds scores on Hopper and Blackwell alone.
+    """
     if problem.dtype is DType.FLOAT64:
         return "float64"
-    if problem.group_size > 1 and problem.dtype is DType.FLOAT32:
+    if problem.group_size == 1:
+        return ""
+    if problem.dtype is DType.FLOAT32:
         return "grouped heads in float32"
+    dims = f"D={problem.head_dim} and Dv={problem.value_dim}"
+    if max(problem.head_dim, problem.value_dim) > _MOST_GROUPED_DIM:
+        return f"grouped heads with {dims}"
+    if problem.head_dim != problem.value_dim:
+        return f"grouped heads with {dims} (but cuDNN's, for some GPUs)"
     return ""
 
 

@@ -44,9 +44,14 @@ returned, in this order."""
 _OWN = 5  # arguments of the backward beside the call's
 _Outputs = tuple[Tensor, Tensor, Tensor]
 
+# Torch's compilers capture what is around a call in a graph, never the call: a replay would read nothing from
+# the host again, neither the seed of dropout nor what a mod reads there, and tables of a block mask that is
+# put together for each call would be freed by then. Other calls could be captured; but a tag is of all calls.
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)  # older torch has none
+
 _library = Library("saccade", "DEF")  # type: ignore[no-untyped-call]
 for _schema in SCHEMAS:
-    _library.define(_schema)  # type: ignore[no-untyped-call]
+    _library.define(_schema, tags=() if _UNSAFE is None else (_UNSAFE,))  # type: ignore[no-untyped-call]
 
 _NO_TANGENT = (
     "the operator saccade::attention has no forward-mode derivative, and a tangent travels with an input of "

@@ -310,6 +310,46 @@ class TestPoison:
             attend(*tensors, block_mask=mask)
 
 
+class TestPlaces:
+    """What the interpreter says of a place is what it says pair by pair, though it is asked row by row."""
+
+    def test_the_first_pair_is_told_whichever_program_it_is_of(self) -> None:
+        short, shorter = torch.ones(5, dtype=torch.bool), torch.zeros(3)
+        mods = {
+            "mask_mod": lambda b, h, q, k: (q > 0) & short[torch.where(q > 0, k, 0)],
+            "score_mod": lambda score, b, h, q, k: score + shorter[k],
+        }
+        tensors = draw(batch=1, heads=(1, 1), lengths=(3, 8))
+        request = read_request(Arguments(*tensors, **mods))
+        programs = {Which.SCORE: request.operands.score, Which.MASK_MOD: request.operands.mask}
+        for keys, told in (
+            (range(1, 8), r"shorter has 3 .* index 3 "),
+            (range(5, 8), "short has 5 .* index 5 "),
+        ):
+            place = Place(Which.SCORE, 0, 0, range(3), keys)
+            with pytest.raises(IndexOutOfRangeError, match=told + r".*at \(b=0, h=0, q_idx=1, kv_idx=\d\)"):
+                raise_poison(request.problem, request.operands, programs, place)
+
+    def test_tensors_are_brought_to_the_host_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        table, brought = torch.zeros(20), []
+
+        class Counted(Tensor):
+            def cpu(self) -> Tensor:
+                brought.append(self.shape)
+                return super().cpu()
+
+        counted = torch.zeros(20).as_subclass(Counted)
+        tensors = draw(batch=1, heads=(1, 1), lengths=(9, 21))
+        request = read_request(Arguments(*tensors, score_mod=lambda s, b, h, q, k: s + table[q + k]))
+        score = request.operands.score
+        assert score is not None
+        programs = {Which.SCORE: dataclasses.replace(score, captures=(counted,))}
+        place = Place(Which.SCORE, 0, 0, range(9), range(13))
+        with pytest.raises(IndexOutOfRangeError, match=r"index 20 .*q_idx=8, kv_idx=12"):
+            raise_poison(request.problem, request.operands, programs, place)
+        assert len(brought) == 1
+
+
 def test_an_error_that_rounding_hides() -> None:
     table = torch.zeros(1)
     tensors = draw(batch=1, heads=(1, 1), lengths=(1, 3))

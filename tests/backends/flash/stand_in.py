@@ -48,6 +48,16 @@ def installed(*modules: str, capability: tuple[int, int] | None = (9, 0)) -> Ite
 
 
 @contextmanager
+def deterministic(*, warn_only: bool = False) -> Iterator[None]:
+    """Tell torch to use deterministic algorithms."""
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
 def _capability(found: tuple[int, int] | None) -> Iterator[None]:
     from saccade.backends.flash import backend
 
@@ -71,7 +81,7 @@ def _with_probabilities():
         alibi_slopes=None, deterministic=False, return_attn_probs=False,
     ):  # fmt: skip
         assert dropout_p == softcap == 0.0
-        _record(causal, window_size)
+        _record(causal, window_size, deterministic)
         out, lse = _batch(q, k, v, softmax_scale, causal, window_size, none=-1)
         return (out, lse, None) if return_attn_probs else out
 
@@ -82,7 +92,7 @@ def _with_probabilities():
     ):  # fmt: skip
         assert dropout_p == softcap == 0.0
         lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        _record(causal, window_size, lengths)
+        _record(causal, window_size, deterministic, lengths)
         out, lse = _packed(q, k, v, *lengths, softmax_scale, causal, window_size, none=-1)
         return (out, lse, None) if return_attn_probs else out
 
@@ -97,7 +107,7 @@ def _without_dropout():
         window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None,
         deterministic=False, sm_margin=0, return_attn_probs=False,
     ):  # fmt: skip
-        _record(causal, window_size)
+        _record(causal, window_size, deterministic)
         out, lse = _batch(q, k, v, softmax_scale, causal, window_size, none=-1)
         return (out, lse) if return_attn_probs else out
 
@@ -108,7 +118,7 @@ def _without_dropout():
         deterministic=False, sm_margin=0, return_attn_probs=False,
     ):  # fmt: skip
         lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        _record(causal, window_size, lengths)
+        _record(causal, window_size, deterministic, lengths)
         out, lse = _packed(q, k, v, *lengths, softmax_scale, causal, window_size, none=-1)
         return (out, lse) if return_attn_probs else out
 
@@ -122,7 +132,7 @@ def _with_none():
         q, k, v, softmax_scale=None, causal=False, window_size=(None, None), learnable_sink=None,
         softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, mask_mod=None, return_lse=False,
     ):  # fmt: skip
-        _record(causal, window_size)
+        _record(causal, window_size, deterministic)
         out, lse = _batch(q, k, v, softmax_scale, causal, window_size, none=None)
         return out, lse if return_lse else None
 
@@ -133,15 +143,20 @@ def _with_none():
         mask_mod=None, aux_tensors=None, return_lse=False,
     ):  # fmt: skip
         lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        _record(causal, window_size, lengths)
+        _record(causal, window_size, deterministic, lengths)
         out, lse = _packed(q, k, v, *lengths, softmax_scale, causal, window_size, none=None)
         return out, lse if return_lse else None
 
     return flash_attn_func, flash_attn_varlen_func
 
 
-def _record(causal: bool, window: tuple[int | None, int | None], lengths: tuple[object, ...] = ()) -> None:
-    CALLS.append({"causal": causal, "window": window, "lengths": lengths})
+def _record(
+    causal: bool,
+    window: tuple[int | None, int | None],
+    ordered: bool,
+    lengths: tuple[object, ...] = (),
+) -> None:
+    CALLS.append({"causal": causal, "window": window, "deterministic": ordered, "lengths": lengths})
 
 
 def _batch(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from functools import wraps
+
 import pytest
 import torch
 from torch import Tensor
 
 import oracle
-from backends.flash.stand_in import CALLS, FLASH_2, FLASH_3, FLASH_4, installed
+from backends.flash.stand_in import CALLS, FLASH_2, FLASH_3, FLASH_4, deterministic, installed
 from saccade import create_block_mask, flex_attention
+from saccade.backends.flash.library import Library
+from saccade.errors import BackendError, UnsupportedError
 from saccade.masks import causal, document, jagged, local, shift, sliding_window
 from saccade.signatures import MaskMod
 
@@ -120,6 +126,64 @@ def test_documents_of_a_block_mask_are_read_once(backend: str) -> None:
     assert starts.tolist() == [0, 4, 5, 10, 12, 24]
     flex_attention(*inputs, block_mask=mask, enable_gqa=True, backend=backend)
     assert CALLS[1]["lengths"][0] is starts
+
+
+@pytest.mark.parametrize("backend", ["flash_attention_2"])
+@pytest.mark.parametrize("leading", ["h", "bh"])
+def test_documents_that_differ_between_heads_are_not_read(backend: str, leading: str) -> None:
+    ids = torch.stack([IDS, IDS.flip(0), IDS * 0, HALVES])
+    ids = ids if leading == "h" else ids.expand(2, -1, -1).contiguous()
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        row = (h,) if leading == "h" else (b, h)
+        return ids[(*row, q_idx)] == ids[(*row, kv_idx)]
+
+    with pytest.raises(BackendError, match="the mask is another"):
+        flex_attention(*_inputs(LENGTH, LENGTH), mask_mod=mask_mod, enable_gqa=True, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["flash_attention_2"])
+def test_lse_of_another_layout_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before version 2.6, padded by document: as many elements, where documents are equally long."""
+    module = sys.modules[FLASH_2]
+    real = module.flash_attn_varlen_func
+
+    def padded(*tensors, **options):
+        out, lse, rest = real(*tensors, **options)
+        return out, lse.view(len(lse), -1, LENGTH // 2).transpose(0, 1).contiguous(), rest
+
+    monkeypatch.setattr(module, "flash_attn_varlen_func", wraps(real)(padded))
+    inputs = [one.detach() for one in _inputs(LENGTH, LENGTH)]
+    expected = "flash_attn should return lse of shape (4, 24), as it documents, got shape=(4, 4, 6); install"
+    with pytest.raises(UnsupportedError, match=re.escape(expected)):
+        flex_attention(*inputs, mask_mod=document(HALVES), enable_gqa=True, return_lse=True, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ["causal", "documents"])
+def test_gradients_are_summed_in_order_where_torch_is_told_to(backend: str, case: str) -> None:
+    mask_mod, q_len, kv_len = CASES[case]
+    inputs = _inputs(q_len, kv_len)
+
+    def asked(*tensors: Tensor) -> object:
+        flex_attention(*tensors, mask_mod=mask_mod, enable_gqa=True, backend=backend)
+        return CALLS[-1]["deterministic"]
+
+    assert asked(*inputs) is False
+    with deterministic():
+        assert asked(*inputs) is True
+        assert asked(*[one.detach() for one in inputs]) is False
+    with deterministic(warn_only=True):
+        assert asked(*inputs) is True
+
+
+@pytest.mark.parametrize("backend", ["flash_attention_2"])
+def test_gradients_in_no_order_are_warned_of(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Library, "takes_deterministic", lambda self, *, packed: False)
+    expected = "flash_attn: its installed version sums gradients in no fixed order, and .*warn_only=True"
+    with deterministic(warn_only=True), pytest.warns(UserWarning, match=expected):
+        flex_attention(*_inputs(LENGTH, LENGTH), enable_gqa=True, backend=backend)
+    assert CALLS[-1]["deterministic"] is False
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_4"])

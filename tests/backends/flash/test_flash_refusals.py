@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from backends.flash.stand_in import FLASH_2, FLASH_3, FLASH_4, installed
+from backends.flash.stand_in import FLASH_2, FLASH_3, FLASH_4, deterministic, installed
 from backends.patterns.recognised import problem
 from saccade.backends.flash import FlashAttention2Backend, FlashAttention3Backend, FlashAttention4Backend
 from saccade.backends.flash import library as libraries
@@ -146,6 +146,62 @@ def test_an_old_version_says_what_it_lacks() -> None:
     )
 
 
+def test_before_2_6_lse_of_sequences_was_padded() -> None:
+    def flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
+        causal=False, window_size=(-1, -1), alibi_slopes=None, deterministic=False, return_attn_probs=False,
+    ):  # fmt: skip
+        raise AssertionError
+
+    with installed(FLASH_2):
+        sys.modules[FLASH_2].flash_attn_varlen_func = flash_attn_varlen_func
+        (given,) = FlashAttention2Backend().unsupported_reasons(PLAIN)
+    assert given.startswith("the installed flash_attn has no flash_attn_varlen_func(softcap=); install")
+
+
+class TestDeterminism:
+    """Gradients in no fixed order are refused where torch is told to refuse them."""
+
+    WANTING = replace(PLAIN, needs_grad=True)
+    SET = "sums gradients in no fixed order"
+
+    @pytest.mark.parametrize(
+        ("backend", "gpu", "dim", "reason"),
+        [
+            (FlashAttention2Backend(), (8, 0), 256, ""),
+            (FlashAttention3Backend(), (9, 0), 192, ""),
+            (FlashAttention3Backend(), (9, 0), 200, f"beyond head dimensions of 192 it {SET}, got D=200"),
+            (FlashAttention4Backend(), (10, 0), 128, ""),
+            (FlashAttention4Backend(), (9, 0), 128, f"on compute capability 9.x it {SET}"),
+        ],
+    )
+    def test_of_each_library(self, backend, gpu, dim: int, reason: str) -> None:
+        wanting = replace(self.WANTING, head_dim=dim, value_dim=dim)
+        with installed(FLASH_2, FLASH_3, FLASH_4, capability=gpu):
+            assert backend.unsupported_reasons(wanting) == []
+            with deterministic():
+                given = backend.unsupported_reasons(wanting)
+                assert backend.unsupported_reasons(replace(wanting, needs_grad=False)) == []
+            with deterministic(warn_only=True):
+                assert backend.unsupported_reasons(wanting) == []
+        expected = [f"{reason}, and torch.use_deterministic_algorithms is set"] if reason else []
+        assert given == expected
+
+    def test_of_a_version_that_cannot_be_asked(self) -> None:
+        def flash_attn_func(
+            q, k, v, softmax_scale=None, causal=False, window_size=(-1, -1), return_attn_probs=False
+        ):
+            raise AssertionError
+
+        with installed(FLASH_3), deterministic():
+            sys.modules[FLASH_3].flash_attn_func = flash_attn_func
+            (given,) = FlashAttention3Backend().unsupported_reasons(self.WANTING)
+        assert given == (
+            "its installed version sums gradients in no fixed order, and torch.use_deterministic_algorithms "
+            "is set"
+        )
+
+
 class TestOnDisk:
     """Packages are looked for by their files, and imported only once nothing else is in the way."""
 
@@ -171,14 +227,30 @@ class TestOnDisk:
         assert libraries.any_is_installed()
         assert "flash_attn" not in sys.modules
 
-    def test_one_that_cannot_be_imported(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (site / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c10')\n")
+    @pytest.mark.parametrize("error", ["ImportError", "OSError", "AttributeError", "TypeError", "KeyError"])
+    def test_one_that_cannot_be_imported(
+        self, site: Path, monkeypatch: pytest.MonkeyPatch, error: str
+    ) -> None:
+        broken = f"class Met({error}):\n    __str__ = lambda self: 'undefined symbol: _ZN3c10'\nraise Met\n"
+        (site / "flash_attn_interface.py").write_text(broken.replace("Met", f"{error}Met"))
         monkeypatch.setattr("saccade.backends.flash.backend.capability", lambda: (9, 0))
         (given,) = FlashAttention3Backend().unsupported_reasons(PLAIN)
         assert given.startswith(
             "its package flash_attn_interface is installed and cannot be imported "
-            "(ImportError: undefined symbol: _ZN3c10); reinstall it for this torch"
+            f"({error}Met: undefined symbol: _ZN3c10); reinstall it for this torch"
         )
+
+    def test_one_that_comes_from_no_file(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))  # its __spec__ is None
+        monkeypatch.setattr("saccade.backends.flash.backend.capability", lambda: (8, 0))
+        (given,) = FlashAttention2Backend().unsupported_reasons(PLAIN)
+        assert given.startswith("its package flash_attn is not installed")
+
+    def test_one_whose_functions_are_none(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (site / "flash_attn_interface.py").write_text("flash_attn_func = 3\nflash_attn_varlen_func = dict\n")
+        monkeypatch.setattr("saccade.backends.flash.backend.capability", lambda: (9, 0))
+        (given,) = FlashAttention3Backend().unsupported_reasons(PLAIN)
+        assert given.startswith("the installed flash_attn_interface has no flash_attn_func(softmax_scale=)")
 
     def test_capability_is_that_of_the_current_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -20,6 +20,7 @@ from saccade.tracing import trace
 
 IDS = torch.tensor([4, 4, 4, -1, -1, 9, 2, 2])
 ROWS = torch.stack([IDS, IDS.flip(0)]).to(torch.int32)
+GRID = torch.stack([ROWS, torch.zeros_like(ROWS)])
 LENGTH = len(IDS)
 WINDOW = 3
 
@@ -73,6 +74,10 @@ OTHERS: dict[str, MaskMod] = {
     "documents in pieces": document(torch.tensor([0, 0, 1, 1, 0, 0, 2, 2])),
     "documents in pieces of one row": document(torch.stack([IDS, torch.tensor([0, 0, 1, 1, 0, 0, 2, 2])])),
     "documents of other keys": document(IDS, kv_ids=IDS + 1),
+    "documents by head": lambda b, h, q, kv: ROWS[h, q] == ROWS[h, kv],
+    "documents by batch and head": lambda b, h, q, kv: GRID[b, h, q] == GRID[b, h, kv],
+    "documents by head and batch": lambda b, h, q, kv: GRID[h, b, q] == GRID[h, b, kv],
+    "documents of two batches": lambda b, h, q, kv: ROWS[b, q] == ROWS[h, kv],
     "other documents": lambda b, h, q, kv: IDS[q] != IDS[kv],
     "documents of neighbours": lambda b, h, q, kv: IDS[q] == IDS[kv - 1],
     "nothing to see": lambda b, h, q, kv: (kv < q) & (q < kv),
@@ -125,6 +130,12 @@ def test_stand_ins_of_tensors_are_not_read() -> None:
     assert unknown == Contents(in_runs=False, fits_int32=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_limits_are_compared_in_a_type_that_holds_them(dtype: torch.dtype) -> None:
+    (narrow,) = contents_of(trace(document(torch.tensor([0, 0, 127, 127], dtype=dtype))))
+    assert narrow == Contents(in_runs=True, fits_int32=True)
+
+
 def test_both_masks_count() -> None:
     window = problem(sliding_window(WINDOW), LENGTH, LENGTH).mask_mod
     packed = problem(document(IDS), LENGTH, LENGTH)
@@ -156,13 +167,21 @@ def comparisons(draw: st.DrawFn) -> MaskMod:
 
 @st.composite
 def same_documents(draw: st.DrawFn) -> MaskMod:
-    """Ids in runs, or any."""
-    ids = torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=7, max_size=7)))
+    """Ids in runs, or any; for all, or by batch, by head, or by both."""
+    leading = draw(st.sampled_from(["", "b", "h", "bh", "hb"]))
+    size = 7 * 2 ** len(leading)
+    ids = torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=size, max_size=size)))
+    ids = ids.view(*[2] * len(leading), 7)
     if draw(st.booleans()):
         ids = ids.sort(descending=draw(st.booleans())).values
-    if draw(st.booleans()):
-        ids = torch.stack([ids, ids.sort().values])
-    return document(ids)
+    if leading in ("", "b") and draw(st.booleans()):
+        return document(ids)
+
+    def mask_mod(b, h, q_idx, kv_idx):
+        row = tuple({"b": b, "h": h}[one] for one in leading)
+        return ids[(*row, q_idx)] == ids[(*row, kv_idx)]
+
+    return mask_mod
 
 
 def masks() -> st.SearchStrategy[MaskMod]:
@@ -190,15 +209,16 @@ def test_a_recognised_pattern_is_the_mask(mask_mod: MaskMod, q_len: int, kv_len:
     event("another" if pattern is None else "recognised")
     if pattern is None:
         return
-    dense = oracle.visible_pairs(mask_mod, 2, 1, q_len, kv_len)[:, 0]
-    assert torch.equal(written_out(pattern, mask_mod, 2, q_len, kv_len), dense)
+    dense = oracle.visible_pairs(mask_mod, 2, 2, q_len, kv_len)
+    shown = written_out(pattern, mask_mod, 2, q_len, kv_len)[:, None]
+    assert torch.equal(shown.expand_as(dense), dense)
     assert pattern.hides_nothing == bool(dense.all()) or pattern.documents
     if not pattern.documents:
         assert pattern.leaves_rows_empty(q_len, kv_len) == bool((~dense.any(dim=-1)).any())
     band = aligned(pattern, q_len, kv_len)
     event("not aligned" if band is None else "aligned")
     if band is not None and not pattern.documents:
-        assert torch.equal(band_written_out(band, q_len, kv_len), dense[0])
+        assert torch.equal(band_written_out(band, q_len, kv_len), dense[0, 0])
 
 
 def test_where_a_band_cannot_be_counted() -> None:

@@ -112,4 +112,8 @@ def assert_as_the_oracle(
     for form in forms:
         found = attend(leaves, **form)
         assert_results(found, reference, dtype)
-        low_precision.assert_as_good(gradients(found, every), independent, exact)
+        mine = zip(gradients(found, every), independent, exact, strict=True)
+        for one, other, true in mine:
+            # What is summed up to a few numbers may err by nothing in one computation, by chance.
+            fluke = 0.25 * torch.finfo(dtype).eps / torch.finfo(one.dtype).eps
+            low_precision.assert_as_good([one], [other], [true], digits=max(16.0, fluke))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from saccade import flex_attention
 from saccade.backends.registry import candidates
 from saccade.backends.triton import TritonBackend, backend
+from saccade.errors import BackendError
 from saccade.ir.dtype import DType
+from saccade.ir.expr import walk
+from saccade.ir.rewrite import lower
 from saccade.masks import causal
 from saccade.problem import AttentionProblem, ModFacts, Outputs
 from saccade.runtime.triton import Device, Target
@@ -19,6 +26,7 @@ from saccade.tracing import trace
 
 PLAIN = AttentionProblem("cuda", DType.BFLOAT16, 2, 2, 8, 8, 512, 512, 64, 64, scale=0.125)
 CAUSAL = ModFacts(trace(causal).structure)
+PAIR_READ = "a read at every pair counts as 200"
 DIMS = "its kernels have head dimensions that are multiples of 8 up to 256"
 
 
@@ -75,11 +83,30 @@ class TestReasons:
         self, engine: TritonBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(backend, "_MOST_NODES", 2)
-        backend._reasons.cache_clear()
         assert engine.unsupported_reasons(replace(PLAIN, mask_mod=CAUSAL)) == [
-            "it compiles programs of at most 2 operations, and the mask has 3"
+            f"it compiles programs of at most 2 operations, where {PAIR_READ}, and the mask has 3"
         ]
-        backend._reasons.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("reads", "at_pairs"), [(8, True), (40, True), (40, False)], ids=["some", "many", "many of keys"]
+    )
+    def test_many_reads_at_pairs_take_too_long_to_compile(
+        self, engine: TritonBackend, reads: int, at_pairs: bool
+    ) -> None:
+        table = torch.arange(64) % 7
+
+        def nested(b, h, q_idx, kv_idx):
+            place = kv_idx + q_idx if at_pairs else kv_idx
+            for _ in range(reads):
+                place = table[place % 64] + kv_idx
+            return place > q_idx
+
+        program = trace(nested)
+        problem = replace(PLAIN, mask_mod=ModFacts(program.structure, program.numbers, ((64,),)))
+        count = len(list(walk(lower(program.structure.root))))
+        told = f"it compiles programs of at most 2000 operations, where {PAIR_READ}, and the mask has "
+        refused = [f"{told}{count + 199 * reads}"] if reads == 40 and at_pairs else []
+        assert engine.unsupported_reasons(problem) == refused
 
     def test_sums_in_no_fixed_order(self, engine: TritonBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         table = torch.ones(9)
@@ -93,6 +120,50 @@ class TestReasons:
         assert re.match(re.escape(told), reason)
         assert none == []
         assert engine.unsupported_reasons(replace(problems[0], needs_grad=False)) == []
+        # To be warned of them is no refusal.
+        monkeypatch.setattr(torch, "is_deterministic_algorithms_warn_only_enabled", lambda: True)
+        assert engine.unsupported_reasons(problems[0]) == []
+
+
+class TestSymbolicLengths:
+    """While torch's compilers and exporters plan, lengths are symbols, which nothing can be looked up by."""
+
+    @staticmethod
+    def attend(query: Tensor, key: Tensor, table: Tensor) -> Tensor:
+        def biased(score, b, h, q_idx, kv_idx):
+            return score + table[(q_idx - kv_idx) % 9]
+
+        return flex_attention(query, key, key, biased, mask_mod=causal, backend="triton")
+
+    def test_make_fx(self, engine: TritonBackend) -> None:
+        query, key = torch.randn(1, 2, 20, 16), torch.randn(1, 2, 24, 16)
+        graph = make_fx(self.attend, tracing_mode="symbolic")(query, key, torch.zeros(9))
+        assert torch.ops.saccade.attention.default in [node.target for node in graph.graph.nodes]
+        assert any(isinstance(size, torch.SymInt) for node in graph.graph.nodes for size in _sizes(node))
+
+    def test_their_reasons(self, engine: TritonBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        table = torch.zeros(9, requires_grad=True)
+        query = torch.randn(1, 2, 20, 16)
+        with pytest.raises(BackendError, match="in no fixed order"):
+            make_fx(self.attend, tracing_mode="symbolic")(query, query, table)
+
+    def test_export(self, engine: TritonBackend) -> None:
+        class Attention(torch.nn.Module):
+            def forward(self, query: Tensor, key: Tensor) -> Tensor:
+                return flex_attention(query, key, key, mask_mod=causal, backend="triton")
+
+        rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
+        tensors = torch.randn(1, 2, 20, 16), torch.randn(1, 2, 24, 16)
+        exported = torch.export.export(
+            Attention(), tensors, dynamic_shapes={"query": {2: rows}, "key": {2: columns}}
+        )
+        assert "saccade.attention" in str(exported.graph)
+
+
+def _sizes(node: torch.fx.Node) -> Sequence[object]:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else ()
 
 
 def test_when_auto_asks() -> None:

@@ -114,6 +114,27 @@ class TestOfAMaskThatReadsTensors:
         assert found is not None
         assert gone() is None
 
+    def test_others_may_be_found_while_they_are_looked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By another thread; here between two steps of this one."""
+        first, second, third = (torch.zeros(2, LENGTH) for _ in range(3))
+        problem, operands = asked(mask_mod=documents(first))
+        blocks = Blocks(problem, analyses=True)
+        found = blocks.of(operands)
+        blocks.of(asked(mask_mod=documents(second))[1])
+        waiting = [asked(mask_mod=documents(third))[1]]
+        is_of = blocks_module._Found.is_of
+
+        def meanwhile(self: object, tensors: tuple[Tensor, ...]) -> bool:
+            if waiting:
+                blocks.of(waiting.pop())
+            return is_of(self, tensors)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(blocks_module._Found, "is_of", meanwhile)
+        other = blocks.of(asked(mask_mod=documents(second))[1])
+        assert not waiting
+        assert other is not found
+        assert blocks.of(operands) is found
+
     def test_of_tensors_whose_writes_nobody_counts_they_are_not_kept(self, analyses: list[object]) -> None:
         with torch.inference_mode():
             ids = torch.zeros(2, LENGTH)
@@ -124,16 +145,23 @@ class TestOfAMaskThatReadsTensors:
         assert len(analyses) == 2
 
 
-def test_none_are_found_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["new", "kept"])
+def test_a_graph_that_is_captured_has_none_that_are_found(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even those that are kept: its replay would read tables that may be freed, of tensors as they were."""
     problem, operands = asked(mask_mod=causal)
     blocks = Blocks(problem, analyses=True)
+    if before:
+        blocks.of(operands)
 
     def refuse(device: torch.device, lacking: str) -> None:
         raise UnsupportedError(lacking)
 
     monkeypatch.setattr(blocks_module, "require_no_capture", refuse)
-    with pytest.raises(UnsupportedError, match="the blocks of mask_mod are not worked out"):
+    with pytest.raises(UnsupportedError, match="blocks of a mask_mod are worked out on the host"):
         blocks.of(operands)
+    assert Blocks(problem, analyses=False).of(operands) is None
 
 
 def test_forward_and_backward_share_them() -> None:

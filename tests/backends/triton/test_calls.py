@@ -14,7 +14,7 @@ from backends.triton.interpreted import interpreted
 from saccade import create_block_mask, explain, flex_attention
 from saccade.backends.triton import backward, blocks, call, specialise, tile_trials
 from saccade.backends.triton.kernels import KERNELS
-from saccade.codegen.triton.spec import Tile
+from saccade.codegen.triton.spec import KernelKind, Tile
 from saccade.errors import BackendError, DivisionByZeroError, IndexOutOfRangeError
 from saccade.masks import and_masks, causal, document, sliding_window
 
@@ -34,7 +34,7 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
 class TestDescriptors:
     @interpreted
     def test_of_keys_and_values(self) -> None:
-        leaves = draw(*LENGTHS, batch=2, dim=24, value_dim=40)
+        leaves = draw(*LENGTHS, batch=2, dim=24, value_dim=40, dtype=torch.float16)
         mask = create_block_mask(causal, None, None, *LENGTHS, device="cpu", BLOCK_SIZE=16)
         options = {"USE_TMA": True}
         forms = [
@@ -46,8 +46,18 @@ class TestDescriptors:
         assert any(spec.descriptors for spec in set(KERNELS._entries) - before)
 
     @interpreted
+    def test_of_full_float32_there_are_none(self) -> None:
+        """Neither forward nor backward, and precision may change between calls."""
+        leaves, options = draw(*LENGTHS, dim=16, value_dim=40), {"USE_TMA": True}
+        before = set(KERNELS._entries)
+        gradients(attend(leaves, kernel_options=options), leaves)
+        added = set(KERNELS._entries) - before
+        assert {KernelKind.FORWARD, KernelKind.QUERY_GRADIENT} <= {spec.kind for spec in added}
+        assert not any(spec.descriptors for spec in added)
+
+    @interpreted
     def test_of_keys_that_repeat_themselves_there_are_none(self) -> None:
-        query, key, value = drawn(batch=2, kv_batch=1)
+        query, key, value = drawn(batch=2, kv_batch=1, dtype=torch.float16)
         tensors = (query, key.expand(2, -1, -1, -1), value.expand(2, -1, -1, -1))
         assert_same(attend(tensors, kernel_options={"USE_TMA": True}), attend(tensors))
 
@@ -113,7 +123,7 @@ class TestKernels:
 
 @interpreted
 def test_trials_change_no_result() -> None:
-    """Nor a gradient: what trials add up is thrown away."""
+    """Nor a gradient: what trials add up is thrown away, as are the tables of all tiles but those taken."""
     table = torch.randn(5, requires_grad=True)
 
     def score(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
@@ -121,7 +131,8 @@ def test_trials_change_no_result() -> None:
 
     leaves = draw(70, 40, heads=2, kv_heads=1)
     every = [*leaves, table]
-    form: dict[str, Any] = {"score_mod": score, "mask_mod": causal, "enable_gqa": True, "return_lse": True}
+    mask = create_block_mask(causal, None, None, 70, 40, device="cpu", BLOCK_SIZE=16)
+    form: dict[str, Any] = {"score_mod": score, "block_mask": mask, "enable_gqa": True, "return_lse": True}
     tried: list[int] = []
 
     def median_seconds(work: Any, device: torch.device) -> float:
@@ -136,6 +147,8 @@ def test_trials_change_no_result() -> None:
         results = flex_attention(*leaves, **form, backend="triton", kernel_options={"max_autotune": True})
         found = gradients(results, every)
     assert len(tried) == 9  # of the forward, and of each kernel of gradients: the default and two more
+    tables = [key for key in mask._memo if isinstance(key, tuple) and key[0] == "device_tables"]
+    assert len(tables) == 2  # by query, for two kernels, and by key
     expected = gradients(flex_attention(*leaves, **form, backend="eager"), every)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)

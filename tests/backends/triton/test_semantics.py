@@ -11,13 +11,14 @@ from torch import Tensor
 
 import low_precision
 import oracle
-from backends.triton.calls import assert_as_the_oracle, attend, draw, gradients
+from backends.triton.calls import BACKEND, assert_as_the_oracle, attend, draw, gradients
 from backends.triton.interpreted import interpreted
 from saccade import BlockMask, create_block_mask
 from saccade.masks import and_masks, causal, document, shift, sliding_window
 
 Q_LEN, KV_LEN = 24, 56
 BLOCKS = 16
+LOWEST = torch.finfo(torch.float32).min
 
 
 def sees_nothing_early(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
@@ -80,6 +81,88 @@ class TestRowsThatSeeNothing:
         )
         torch.testing.assert_close(scored, masked)
         torch.testing.assert_close(gradients(scored, leaves), gradients(masked, leaves))
+
+
+class TestScoresFarFromZero:
+    """Scores that a product with log2(e) takes out of float32, or that round by more than weights bear."""
+
+    @pytest.mark.parametrize("splits", [1, 3], ids=["walked_once", "split"])
+    @pytest.mark.parametrize("far", [LOWEST, -3.0e38, 3.0e38, -1e10, 1e10], ids="{:.0e}".format)
+    @interpreted
+    def test_rows_of_the_same_score_are_means(self, far: float, splits: int) -> None:
+        """As of padding that is added, or chosen: whole rows of it, and parts of others."""
+        leaves = draw(Q_LEN, KV_LEN)
+
+        def score(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+            padding = (q_idx < 5) | (kv_idx > q_idx + 20) & (far < 0)
+            return torch.where(padding, far, score)
+
+        out, lse, max_scores = attend(leaves, score_mod=score, kernel_options={"SPLIT_KV": splits})
+        usual = attend(leaves, score_mod=score, backend="eager")
+        digit = 2 * abs(far) * torch.finfo(torch.float32).eps
+        exact = leaves[2].detach().mean(2, keepdim=True).repeat_interleave(2, 1).expand(1, 4, 5, 8)
+        torch.testing.assert_close(out[:, :, :5], exact, atol=1e-6, rtol=1e-5)
+        assert (max_scores[:, :, :5] == far).all()
+        torch.testing.assert_close(lse[:, :, :5], torch.full((1, 4, 5), far), atol=digit, rtol=0)
+        for mine, other in zip((out, lse, max_scores), usual, strict=True):
+            torch.testing.assert_close(mine[:, :, 5:], other[:, :, 5:], atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize("far", [LOWEST, -1e10], ids="{:.0e}".format)
+    @interpreted
+    def test_gradients_pass_by_padding(self, far: float) -> None:
+        """Row 3 sees one key of the usual size, row 5 one of a larger far score, row 7 is all padding."""
+        leaves = draw(Q_LEN, KV_LEN)
+
+        def score(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+            padding = (kv_idx > q_idx) | (q_idx == 7) | (q_idx == 3) & (kv_idx != 1)
+            largest = (q_idx == 5) & (kv_idx == 2)
+            far_row = torch.where(largest, 0.5 * far, far)
+            return torch.where(padding | (q_idx == 5), far_row, score)
+
+        weights = torch.linspace(-1, 1, 4 * Q_LEN * 8).view(1, 4, Q_LEN, 8)
+        but_7 = weights.index_fill(2, torch.tensor([7]), 0.0)
+        found, expected = (
+            torch.autograd.grad(attend(leaves, score_mod=score, backend=backend)[0], leaves, but_7)
+            for backend in (BACKEND, "eager")
+        )
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        (of_query, *others) = torch.autograd.grad(attend(leaves, score_mod=score)[0], leaves, weights)
+        assert not of_query[:, :, 7].any()
+        assert all(each.isfinite().all() for each in others)
+
+    @interpreted
+    def test_a_sink_joins_rows_of_padding(self) -> None:
+        leaves = draw(Q_LEN, KV_LEN)
+        sinks = torch.tensor([0.5, LOWEST, 3e38, -math.inf])
+
+        def score(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+            return torch.where(q_idx < 5, LOWEST, score)
+
+        for mine, other in zip(
+            attend(leaves, score_mod=score, sinks=sinks),
+            attend(leaves, score_mod=score, sinks=sinks, backend="eager"),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize("splits", [1, 3], ids=["walked_once", "split"])
+    @interpreted
+    def test_products_of_queries_and_keys_may_be(self, splits: int) -> None:
+        """One key's product is 2.6e38, those of the others are its negative."""
+        query, key, value = (each.detach() for each in draw(Q_LEN, KV_LEN, dim=8))
+        query.zero_()[..., 0] = 1.6e19
+        key.zero_()[..., 0] = -1.6e19
+        key[:, :, 40] *= -1
+        chosen = attend((query, key, value), scale=1.0, kernel_options={"SPLIT_KV": splits})
+        turned = attend((query, key, value), scale=-1.0, kernel_options={"SPLIT_KV": splits})
+        others = torch.cat([value[:, :, :40], value[:, :, 41:]], 2).mean(2, keepdim=True)
+        for found, expected in ((chosen, value[:, :, 40:41]), (turned, others)):
+            meant = expected.repeat_interleave(2, 1).expand(1, 4, Q_LEN, 8)
+            torch.testing.assert_close(found[0], meant, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                found[1], torch.full((1, 4, Q_LEN), 1.6e19 * 1.6e19), rtol=1e-6, atol=0
+            )
+            torch.testing.assert_close(found[2], found[1], rtol=1e-6, atol=0)
 
 
 class TestSinks:
@@ -308,6 +391,15 @@ class TestArithmetic:
         assert_as_the_oracle(
             draw(Q_LEN, KV_LEN), [{"scale": scale, "mask_mod": causal}], scale=scale, mask=causal
         )
+
+    @pytest.mark.parametrize("splits", [1, 3], ids=["walked_once", "split"])
+    @interpreted
+    def test_a_scale_of_0_makes_all_scores_0(self, splits: int) -> None:
+        options = {"scale": 0.0, "kernel_options": {"SPLIT_KV": splits}}
+        _, lse, max_scores = attend(draw(Q_LEN, KV_LEN), mask_mod=sees_nothing_early, **options)
+        empty = lse == -math.inf
+        assert empty[:, :, :18].all()
+        assert (max_scores == torch.where(empty, -math.inf, 0.0)).all()
 
     @pytest.mark.parametrize("shift", [0.0, -3e4], ids=["large", "far_from_zero"])
     @interpreted

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from saccade.backends.mods import mods_of
+from saccade.backends.triton.arguments import Layout
 from saccade.backends.triton.options import Options
 from saccade.backends.triton.specialise import (
     Circumstances,
     analysis_pays,
     choose,
+    describes,
     hinted_tile,
     key_of,
     precision_of,
@@ -22,6 +24,7 @@ from saccade.backends.triton.specialise import (
 )
 from saccade.codegen.program.which import Which
 from saccade.codegen.triton.capture_ways import CaptureWay
+from saccade.codegen.triton.kernel import write
 from saccade.codegen.triton.spec import KernelKind, Tile, Walk
 from saccade.ir.dtype import DType
 from saccade.masks import causal, sliding_window
@@ -115,6 +118,13 @@ class TestHints:
         assert choose(PLAIN, use, NOWHERE).descriptors
         assert not choose(PLAIN, Schedule(), NOWHERE).descriptors
 
+    def test_full_float32_has_no_descriptors(self) -> None:
+        single, use = replace(PLAIN, dtype=DType.FLOAT32), Schedule(engine_options=(("USE_TMA", True),))
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not choose(single, use, HOPPER).descriptors
+        assert [describes(DType.FLOAT32, each) for each in ("ieee", "tf32")] == [False, True]
+        assert describes(DType.BFLOAT16, "ieee")
+
     def test_options_by_name(self) -> None:
         given = (("USE_TMA", False), ("bwd_max_autotune", True), ("fwd_SPLIT_KV", 3))
         hints = Schedule(engine_options=given)
@@ -170,7 +180,7 @@ class TestSpecification:
         score = ModFacts(program.structure, program.numbers, ((8,),), (True,))
         problem = replace(PLAIN, score=score, outputs=Outputs(lse=True))
         wanted, key = Wanted(True, True, True, True, (True,)), key_of(problem, "cuda:90")
-        ways, given = (CaptureWay.PER_TILE,), GIVEN._replace(dense=(True,))
+        ways, given = (CaptureWay.PER_TILE,), GIVEN._replace(layouts=(Layout(True, False, True),))
         of_queries, of_keys = (
             specify_gradient(problem, kind, key, Tile(64, 64), mods_of(problem), given, wanted, ways)
             for kind in (KernelKind.QUERY_GRADIENT, KernelKind.KEY_GRADIENT)
@@ -180,6 +190,49 @@ class TestSpecification:
         assert of_keys.ways == ways
         assert of_keys.score_gradient is not None
         assert of_keys.program(Which.SCORE_GRADIENT) is not None
+
+    @pytest.mark.parametrize(("scale", "positive"), [(0.125, True), (0.0, False), (-1.0, False)])
+    def test_a_positive_scale_is_told_where_it_matters(self, scale: float, positive: bool) -> None:
+        problem = replace(PLAIN, scale=scale)
+        key = key_of(problem, "cuda:90")
+        told = {
+            kind: specify(problem, kind, key, Tile(64, 64), {}, GIVEN).positive_scale for kind in KernelKind
+        }
+        assert told.pop(KernelKind.FORWARD) is positive
+        assert told.pop(KernelKind.SPLIT) is positive
+        assert not any(told.values())
+
+    def test_how_captures_lie_is_told_of_each(self) -> None:
+        """Of a kernel of gradients too, for all programs that it runs."""
+        wide, aslant = torch.zeros(1).expand(8, 2**31), torch.zeros(8)
+
+        def score(s, b, h, q, k):
+            return s + aslant[h] + wide[h, k]
+
+        program, ids = trace(score), torch.zeros(4096)
+        document = trace(lambda b, h, q, k: ids[q] == ids[k])
+        problem = replace(
+            PLAIN,
+            score=ModFacts(program.structure, program.numbers, ((8,), (8, 2**31)), (False, True)),
+            mask_mod=ModFacts(document.structure, document.numbers, ((4096,),)),
+            outputs=Outputs(lse=True),
+        )
+        layouts = (Layout(True, False, True), Layout(True, False, False), Layout(False, True, True))
+        given, key, mods = GIVEN._replace(layouts=layouts), key_of(problem, "cuda:90"), mods_of(problem)
+        wanted = Wanted(query=True, key=True, captures=(False, True))
+        specs = [specify(problem, KernelKind.FORWARD, key, Tile(64, 64), mods, given)]
+        for kind in (KernelKind.QUERY_GRADIENT, KernelKind.KEY_GRADIENT):
+            ways = (CaptureWay.PER_KEY,)
+            specs.append(specify_gradient(problem, kind, key, Tile(64, 64), mods, given, wanted, ways))
+        for spec in specs:
+            assert spec.wide_captures == {(Which.SCORE, 1)}
+            assert spec.aligned_captures == {(Which.MASK, 0), (Which.SCORE, 1)}
+            source = write(spec)
+            types = {each.name: (each.type, each.divisible) for each in source.parameters}
+            assert types["score_c1_s1"][0] == types.get("score_c1_n1", ("i64",))[0] == "i64"
+            assert types["score_c0"][1] == 1
+            assert types["mask_c0"][1] == types["score_c1"][1] == 16
+            assert types["score_c1_s1"][1] == 8
 
     def test_what_the_speed_of_tiles_depends_on(self) -> None:
         def question(**change: object) -> str:

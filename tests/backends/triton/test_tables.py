@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from saccade import create_block_mask
 from saccade.backends.triton.graph_capture import require_no_capture
 from saccade.backends.triton.ranges import ranges_of
-from saccade.backends.triton.tables import Cut, longest_walk, tables_of
+from saccade.backends.triton.tables import Cut, Tables, longest_walk, tables_of, without_tables
 from saccade.block_mask import BlockMask
 from saccade.block_mask.tiles import key_tile_runs, tile_runs
 from saccade.errors import UnsupportedError
@@ -54,6 +55,29 @@ def test_an_empty_table_has_an_address() -> None:
         held = values[name]
         assert isinstance(held, Tensor)
         assert held.data_ptr() != 0
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_stream_that_they_are_lent_to_is_told_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, told = torch.device(kind, 0), []
+    streams = iter([7, 7, 8])
+    monkeypatch.setattr(
+        torch.accelerator, "current_stream", lambda device: SimpleNamespace(stream_id=next(streams))
+    )
+    memory = SimpleNamespace(device=device, record_stream=lambda stream: told.append(stream.stream_id))
+    tables = Tables(1, {}, memory)  # type: ignore[arg-type]
+    for _ in range(3):
+        tables.lend()
+    assert told == [7, 8]
+
+
+def test_tables_of_a_trial_go_with_it(mask: BlockMask) -> None:
+    tried = without_tables(mask)
+    assert tried == mask
+    first = tables_of(tried, Cut(16, 32), CPU)
+    assert tables_of(tried, Cut(16, 32), CPU) is first
+    assert tables_of(mask, Cut(16, 32), CPU) is not first
+    assert without_tables(None) is None
 
 
 def test_they_are_made_once(mask: BlockMask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from saccade.backends.triton import tile_trials
 from saccade.backends.triton.tile_trials import Settling, Trial
 from saccade.codegen.triton.spec import Tile
 from saccade.errors import OutOfResourcesError, UnsupportedError
+from saccade.runtime.triton import remember
 from saccade.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -124,13 +126,63 @@ class TestTrials:
 
     def test_trials_leave_no_trace(self, timed: dict[Tile, float]) -> None:
         ran: list[Tile] = []
-        settling(question="apart?").run(ran.append, CPU, self.tried.append)
+        settling(question="apart?").run(ran.append, CPU, lambda: self.tried.append)
         assert len(ran) == 1
         assert len(self.tried) > 1
 
     def test_what_a_call_names_is_not_tried(self, timed: dict[Tile, float]) -> None:
         settling(hints=Schedule(q_tile=128, num_warps=8), question="named?").run(self.tried.append, CPU)
         assert {(tile.rows, tile.warps) for tile in self.tried} == {(128, 8)}
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            {"hints": Schedule(q_tile=128)},
+            {"hints": Schedule(kv_tile=128)},
+            {"hints": Schedule(num_warps=8)},
+            {"hints": Schedule(num_stages=2)},
+            {"keeps_rows": True},
+        ],
+        ids=str,
+    )
+    def test_what_a_call_names_is_another_question(
+        self, timed: dict[Tile, float], named: dict[str, Any]
+    ) -> None:
+        best, fitting = Tile(64, 64, 4, 3), Tile(128, 128, 8, 2)
+        timed.update({best: 1.0, fitting: 2.0})
+        free = settling(question="which?")
+        free.run(self.tried.append, CPU)
+        assert free.tile == best
+        bound = settling(question="which?", **named)
+        bound.run(self.tried.append, CPU)
+        assert bound.tile == fitting
+        again = settling(question="which?")
+        again.run(self.tried.append, CPU)
+        assert again.tile == best
+
+    @pytest.mark.parametrize(
+        "held",
+        [
+            (64, 64, 4),
+            (48, 64, 4, 2),
+            (8, 64, 4, 2),
+            (64, 512, 4, 2),
+            (64, 64, 3, 2),
+            (64, 64, 32, 2),
+            (64, 64, 0, 2),
+            (64, 64, 4, 0),
+            (64, 64, 4, 9),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_tile_is_forgotten(self, timed: dict[Tile, float], held: tuple[int, ...]) -> None:
+        remember("test:1", "odd?", held)
+        timed[TRIED[1]] = 1.0
+        for _ in range(2):
+            chosen = settling(question="odd?")
+            chosen.run(self.tried.append, CPU)
+            assert chosen.tile == TRIED[1]
+        assert len(self.tried) == len(TRIED) + 2
 
     def test_a_choice_that_cannot_be_kept_is_used_all_the_same(
         self, timed: dict[Tile, float], monkeypatch: pytest.MonkeyPatch

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from backends.triton.presence import require_triton
 from codegen.triton.kernel_process import KernelProcess
 
 
 @pytest.fixture(scope="session")
 def interpreted() -> Iterator[KernelProcess]:
     """Runs kernels in Triton's interpreter."""
-    pytest.importorskip("triton", reason="triton is not installed: pip install 'saccade[gpu]'")
+    require_triton()
     with KernelProcess(interpret=True) as process:
         yield process
 
@@ -20,6 +21,6 @@ def interpreted() -> Iterator[KernelProcess]:
 @pytest.fixture(scope="session")
 def compiled() -> Iterator[KernelProcess]:
     """Compiles kernels for a GPU that need not be there."""
-    pytest.importorskip("triton", reason="triton is not installed: pip install 'saccade[gpu]'")
+    require_triton()
     with KernelProcess(interpret=False) as process:
         yield process

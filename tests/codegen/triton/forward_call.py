@@ -191,10 +191,10 @@ def run_forward(process: KernelProcess, call: Forward) -> Result:
     parts = (call.splits, batch * q_heads, q_len)
     values |= {
         "partial_out": torch.full((*parts, value_dim), UNWRITTEN),
-        "partial_lse": torch.full(parts, UNWRITTEN),
+        "partial_sum": torch.full(parts, UNWRITTEN),
         "partial_max": torch.full(parts, UNWRITTEN),
     }
-    partial = ["partial_out", "partial_lse", "partial_max", "poison"]
+    partial = ["partial_out", "partial_sum", "partial_max", "poison"]
     found = process.run(write(spec), grid * call.splits, values, partial)
     combine = replace(spec, kind=KernelKind.COMBINE, walk=Walk.FULL)
     rows = -(-batch * q_heads * q_len // call.rows)

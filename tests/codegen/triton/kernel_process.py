@@ -20,7 +20,6 @@ from typing import Any
 
 from torch import Tensor
 
-from codegen.triton.interpreted_bfloat16 import mend
 from saccade.codegen.triton.source import TritonSource
 
 
@@ -167,8 +166,6 @@ def serve() -> None:
     """Answer what is sent until there is no more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what triton prints is no answer
-    if os.environ["TRITON_INTERPRET"] == "1":
-        mend()
     verbs = {"run": _run, "compile": _compile}
     while True:
         try:

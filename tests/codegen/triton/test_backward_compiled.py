@@ -69,6 +69,25 @@ def test_all_ways_at_once_compile(compiled, kind):
     assert compiled.compile(source).registers
 
 
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_notes_of_poison_compile(compiled, kind):
+    """Of the masks, the score and its derivative; without checks there are none."""
+    short, bias = torch.ones(200), torch.zeros(4, 200)
+
+    def score_mod(score, b, h, q, k):
+        return torch.tanh(score * short[k]) + bias[h, k]
+
+    call = call_of(64, score_mod=score_mod, learned=(bias,), mask_mod=lambda b, h, q, k: short[q] > 0)
+    source = write(replace(call.spec(kind), checks=True))
+    noting = [line for line in source.text.splitlines() if line.lstrip().startswith("note_poison(poison")]
+    assert len(noting) == 2 * 3  # in turns that hide nothing, and in those that may
+    place = "start_m, first" if kind is KernelKind.KEY_GRADIENT else "first, start_n"
+    assert all(line.endswith(f"b, h, {place})") for line in noting)
+    assert "poison" in [each.name for each in source.parameters]
+    assert "poison" not in write(call.spec(kind)).text
+    assert compiled.compile(source).registers
+
+
 def test_atomic_additions_stand_only_where_a_way_says_so():
     for kind in GRADIENTS:
         plain = call_of(64)

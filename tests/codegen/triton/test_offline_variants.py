@@ -20,6 +20,7 @@ from codegen.triton.test_offline_compilation import LENGTH, MOST_REGISTERS, TARG
 from saccade import create_block_mask
 from saccade.codegen.triton.spec import KernelKind, Tile
 from saccade.codegen.triton.tiles import tile_choices
+from saccade.errors import OutOfResourcesError
 from saccade.ir.dtype import DType
 from saccade.masks import causal, document, shift, sliding_window
 from saccade.problem import HeadGroups, KernelKey, Outputs
@@ -112,7 +113,7 @@ NAMES = {
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.name)
 def test_tiles_that_are_tried_compile(kind: KernelKind, target: str, dim: int, place: int) -> None:
-    """That a few of them do not fit is known when they are tried; the default, which is first, does."""
+    """One that does not fit is passed over when they are tried; the default, which is first, fits."""
     require_triton()
     choices = tried(kind, target, dim)
     name, keys = NAMES[kind]
@@ -121,4 +122,9 @@ def test_tiles_that_are_tried_compile(kind: KernelKind, target: str, dim: int, p
     found = record(target, draw(dim), kernel_options={"SPLIT_KV": 1, **options}, **blocks(causal))
     (source,) = [each for each in found if each.name == name]
     assert (source.options["warps"], source.options["stages"]) == (warps, stages)
-    assert resources_of(source).registers <= MOST_REGISTERS
+    try:
+        use = resources_of(source)
+    except OutOfResourcesError:
+        assert place % len(choices) > 0
+    else:
+        assert use.registers <= MOST_REGISTERS

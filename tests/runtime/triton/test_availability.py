@@ -144,12 +144,14 @@ class TestADriver:
         assert describe_device(torch.device("cuda")) == Device(Target("cuda", 80, 32), 103, 232_448)
 
     def test_other_devices_are_not_its_own(self) -> None:
-        assert is_available("mps") == "triton has no driver for mps devices, here it drives cuda"
+        assert is_available("xpu") == (
+            "it needs a driver of triton's for xpu devices, and here triton drives cuda"
+        )
         expected = (
-            "triton cannot be used with device='mps': triton has no driver for mps devices, here it drives"
+            "triton cannot be used with device='xpu': it needs a driver of triton's for xpu devices, and here"
         )
         with pytest.raises(UnsupportedError, match=re.escape(expected)):
-            describe_device(torch.device("mps"))
+            describe_device(torch.device("xpu"))
 
     def test_time_is_the_devices_and_a_median(self) -> None:
         FakeEvent.made = 0
@@ -165,18 +167,57 @@ class TestADriver:
         assert devices.active_driver().current == 3
 
 
-def test_a_driver_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="triton is not installed: pip install 'saccade[gpu]'")
+def finds(answer: bool | None) -> SimpleNamespace:
+    """A backend of triton's that finds its devices, or not, or stumbles."""
+
+    def is_active() -> bool:
+        if answer is None:
+            raise OSError("no such library")
+        return answer
+
+    return SimpleNamespace(driver=SimpleNamespace(is_active=is_active))
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"amd": False, "nvidia": False}, "triton finds none here"),
+        ({"amd": True, "nvidia": True}, "triton finds several: amd, nvidia"),
+        ({"amd": False, "nvidia": True}, "that of nvidia does not start here (there is no C compiler)"),
+        ({"amd": False, "nvidia": None}, "that of nvidia does not start here (there is no C compiler)"),
+    ],
+)
+def test_a_driver_that_does_not_start_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, bool | None], told: str
+) -> None:
+    triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'saccade[gpu]'")
 
     def broken() -> object:
-        raise RuntimeError("0 active drivers ([]). There should only be one.\nmore")
+        raise RuntimeError("there is no C compiler\nand more of it")
 
     monkeypatch.setattr(devices, "active_driver", broken)
+    monkeypatch.setattr(triton.backends, "backends", {name: finds(one) for name, one in found.items()})
     devices._driver_is_missing.cache_clear()
-    assert is_available("cuda") == (
-        "triton has no driver for cuda devices that starts here "
-        "(0 active drivers ([]). There should only be one.)"
-    )
+    assert is_available("cuda") == f"it needs a driver of triton's for cuda devices, and {told}"
+
+
+@pytest.mark.parametrize("device", ["mps", "hpu", "meta"])
+def test_devices_that_triton_serves_nowhere_are_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    def asked() -> str:
+        raise AssertionError("triton was looked for")
+
+    monkeypatch.setattr(devices, "missing_package", asked)
+    monkeypatch.setattr(devices, "is_interpreted", lambda: False)
+    assert is_available(device) == f"it has no kernels for {device} devices"
+
+
+def test_the_interpreter_serves_every_device_that_holds_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "missing_package", lambda: None)
+    monkeypatch.setattr(devices, "is_interpreted", lambda: True)
+    assert is_available("mps") is None
+    assert is_available("meta") == "it has no kernels for meta devices"
 
 
 def test_on_the_cpu_the_wall_clock_is_read() -> None:

@@ -102,6 +102,21 @@ def test_without_a_home_that_can_be_written_a_private_one_serves(
     assert f"files are kept in {private} until this process ends" in caplog.text
 
 
+def test_where_the_users_own_is_anothers_a_private_one_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(CACHE_DIR.name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    theirs, mine = cache_directory(), os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    with caplog.at_level(logging.DEBUG, "saccade"):
+        private = cache_directory()
+    assert theirs == tmp_path / "saccade"
+    assert private.name.startswith("saccade-")
+    assert mode(private) == 0o700
+    assert cache_directory() == private
+
+
 HOMELESS = """
 import os
 from saccade import settings

@@ -114,8 +114,10 @@ def test_a_launch_goes_to_the_current_stream(fake: FakeKernel, driver: FakeDrive
 
 def test_each_device_loads_its_own(fake: FakeKernel, driver: FakeDriver) -> None:
     kernel = kernel_of(fake)
-    for device in (SECOND, FIRST, SECOND):
+    for device, loaded in ((SECOND, False), (FIRST, False), (SECOND, True)):
+        assert kernel.is_loaded(device) is loaded
         kernel.launch(1, [], device)
+        assert kernel.is_loaded(device)
         assert driver.current == 0
     assert fake.loads == [1, 0]
     assert [(on, stream, function) for on, _, _, _, stream, function, *_ in fake.launches] == [

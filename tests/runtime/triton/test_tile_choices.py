@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ class TestMemory:
 
     def test_the_file_is_one_an_architecture(self, tmp_path: Path) -> None:
         remember("cuda:90/../x", "forward", (1,))
-        assert file_of(tmp_path).name == "cuda-90-..-x.json"
+        assert re.fullmatch(r"cuda-90-\.\.-x-[0-9a-f]{16}\.json", file_of(tmp_path).name)
         assert json.loads(file_of(tmp_path).read_text())["choices"] == {"forward": [1]}
 
     @pytest.mark.parametrize(
@@ -74,10 +75,25 @@ class TestMemory:
         forget(monkeypatch)
         assert remembered("cuda:90", "forward") is None
 
-    def test_another_generators_choices_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_versions_that_share_a_directory_know_their_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         remember("cuda:90", "forward", (1,))
+        with monkeypatch.context() as newer:
+            forget(newer)
+            newer.setattr(tile_choices, "generator_fingerprint", lambda: "newer")
+            assert remembered("cuda:90", "forward") is None
+            remember("cuda:90", "forward", (2,))
         forget(monkeypatch)
-        monkeypatch.setattr(tile_choices, "generator_fingerprint", lambda: "newer")
+        assert remembered("cuda:90", "forward") == (1,)
+
+    def test_a_file_that_another_version_wrote_is_an_empty_one(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        remember("cuda:90", "forward", (1,))
+        content = json.loads(file_of(tmp_path).read_text())
+        file_of(tmp_path).write_text(json.dumps(content | {"writer": "copied from elsewhere"}))
+        forget(monkeypatch)
         assert remembered("cuda:90", "forward") is None
 
     def test_what_another_process_chose_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import torch
 
 from saccade.backends.base import Backend, Kernel
+from saccade.backends.flash.determinism import is_ordered, order_reasons
 from saccade.backends.flash.kernel import FlashKernel
 from saccade.backends.flash.library import (
     FLASH_ATTENTION_2,
@@ -59,14 +60,19 @@ class FlashBackend(Backend):
                     f"on compute capability {found[0]}.x its backward takes neither windows nor packed "
                     "documents"
                 )
-        return reasons or library.faults()
+        reasons = reasons or library.faults()
+        if reasons or found is None:
+            return reasons
+        return order_reasons(library, problem, found)
 
     def compile(self, problem: AttentionProblem, schedule: Schedule) -> Kernel:
         """Return the call of the library, which chooses its own schedule."""
-        pattern, band = exact_pattern(problem), _band(problem)
+        pattern, band, found = exact_pattern(problem), _band(problem), capability()
         assert pattern is not None, "a problem with another mask is refused"
         assert band is not None, "and so is one whose window it cannot count"
-        return FlashKernel(self.library, problem, band, pattern.documents)
+        assert found is not None, "and any without a GPU"
+        ordered = is_ordered(self.library, problem, found)
+        return FlashKernel(self.library, problem, band, pattern.documents, ordered)
 
     def _about_tensors(self, problem: AttentionProblem) -> list[str]:
         reasons = []

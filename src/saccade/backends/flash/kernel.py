@@ -12,6 +12,7 @@ from saccade.backends.flash.library import Library
 from saccade.backends.flash.sequences import sequences_of
 from saccade.backends.layout import like_query
 from saccade.backends.patterns import Aligned, Documents
+from saccade.errors import UnsupportedError
 from saccade.problem import AttentionProblem
 
 __all__ = ["FlashKernel"]
@@ -27,15 +28,21 @@ class FlashKernel:
         problem: What is asked.
         band: Which keys a query sees, by position.
         documents: The tensors that tell documents apart; () for none.
+        ordered: Whether gradients are summed in a fixed order.
     """
 
     library: Library
     problem: AttentionProblem
     band: Aligned
     documents: tuple[Documents, ...]
+    ordered: bool = False
 
     def __call__(self, operands: Operands) -> Results:
-        """Compute attention; see `Backend` for the equations."""
+        """Compute attention; see `Backend` for the equations.
+
+        Raises:
+            UnsupportedError: The library's lse is not laid out as it is documented.
+        """
         problem, band = self.problem, self.band
         query = operands.query.transpose(1, 2)  # [B, Q, Hq, D]
         key, value = (
@@ -44,6 +51,7 @@ class FlashKernel:
         )
         if not self.documents:
             out, lse = self._called(False, query, key, value)
+            self._check(lse, (problem.batch, problem.q_heads, problem.q_len))
         else:
             sequences = sequences_of(problem, operands, self.documents)
             out, lse = self._called(
@@ -55,7 +63,8 @@ class FlashKernel:
                 max_seqlen_k=sequences.longest,
             )
             out = out.view(problem.batch, problem.q_len, *out.shape[1:])
-            if lse is not None:  # [Hq, B * Q]
+            self._check(lse, (problem.q_heads, problem.batch * problem.q_len))
+            if lse is not None:
                 lse = lse.view(problem.q_heads, problem.batch, problem.q_len).transpose(0, 1)
         return Results(
             like_query(out.transpose(1, 2), operands.query),
@@ -73,6 +82,16 @@ class FlashKernel:
             window_size=tuple([library.no_limit if limit is None else limit for limit in limits]),
             **lengths,
             **{library.lse_flag: wants_lse},
+            **({"deterministic": True} if self.ordered else {}),
         )
         out, *rest = found if isinstance(found, tuple) else (found,)
         return out, rest[0] if wants_lse else None
+
+    def _check(self, lse: Tensor | None, shape: tuple[int, ...]) -> None:
+        """Refuse an lse of another version's layout, which might have as many elements."""
+        if lse is not None and lse.shape != shape:
+            raise UnsupportedError(
+                f"the installed {self.library.package} should return lse of shape {shape}, as it documents, "
+                f"got shape={tuple(lse.shape)}; install a newer one ({self.library.install}), or call "
+                "without lse."
+            )

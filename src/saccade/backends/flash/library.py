@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 
@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 _DENSE = ("softmax_scale", "causal", "window_size")
-_PACKED = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", *_DENSE)
+# softcap came with version 2.6, and with it lse of [H, tokens]: older ones pad it to the longest sequence.
+_PACKED = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "softcap", *_DENSE)
 
 
 @final
@@ -41,6 +42,8 @@ class Library:
         gpus: Those in words.
         head_dims: The head dimensions it takes, the same for queries, keys and values.
         dims: Those in words.
+        ordered_majors: The major compute capabilities where its backward can sum in a fixed order.
+        ordered_dim: The largest head dimension for which it can.
         plain_gradients: Major compute capabilities where its backward takes neither windows nor sequences
             end to end.
     """
@@ -53,6 +56,8 @@ class Library:
     gpus: str
     head_dims: range
     dims: str
+    ordered_majors: range
+    ordered_dim: int
     plain_gradients: tuple[int, ...] = ()
 
     @property
@@ -73,9 +78,16 @@ class Library:
         found: Callable[..., Any] = getattr(_imported(self.module), _name(packed))
         return found
 
+    def takes_deterministic(self, *, packed: bool) -> bool:
+        """Tell whether a function of it can be asked to sum gradients in a fixed order."""
+        return "deterministic" in _parameters(self.function(packed=packed))
+
 
 def capability() -> tuple[int, int] | None:
-    """Return the compute capability of the current NVIDIA GPU; None without one."""
+    """Return the compute capability of the current NVIDIA GPU; None without one.
+
+    The tensors may be on another: a problem tells the type of its device alone.
+    """
     if not torch.cuda.is_available() or torch.version.hip is not None:
         return None
     return torch.cuda.get_device_capability()
@@ -94,7 +106,10 @@ def any_is_installed() -> bool:
 @cache
 def _is_installed(module: str) -> bool:
     package, _, rest = module.partition(".")
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module of that name was put into sys.modules and comes from no file
+        return False
     if spec is None or not rest:
         return spec is not None
     # Looked for by its file: to ask for the spec of a submodule would import the package around it.
@@ -114,14 +129,13 @@ def _imported(module: str) -> ModuleType:
 def _faults(library: Library) -> tuple[str, ...]:
     try:
         module = _imported(library.module)
-    except (ImportError, OSError, RuntimeError) as error:  # what a build for another torch raises
+    except Exception as error:  # a build for another torch, or a broken one, raises whatever it meets
         what = f"{type(error).__name__}: {error}"
         reason = f"its package {library.package} is installed and cannot be imported ({what})"
         return (f"{reason}; reinstall it for this torch: {library.install}",)
     missing = []
     for packed, names in ((False, _DENSE), (True, _PACKED)):
-        function = getattr(module, _name(packed), None)
-        parameters = {} if function is None else signature(function).parameters
+        parameters = _parameters(getattr(module, _name(packed), None))
         missing += [
             f"{_name(packed)}({name}=)" for name in (*names, library.lse_flag) if name not in parameters
         ]
@@ -129,6 +143,14 @@ def _faults(library: Library) -> tuple[str, ...]:
         return ()
     lacking = " or ".join(missing)
     return (f"the installed {library.package} has no {lacking}; install a newer one: {library.install}",)
+
+
+def _parameters(function: object) -> frozenset[str]:
+    """The names of a function's parameters; none of what is no function, or keeps them to itself."""
+    try:
+        return frozenset(signature(cast("Callable[..., Any]", function)).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
 
 
 def _name(packed: bool) -> str:
@@ -144,6 +166,8 @@ FLASH_ATTENTION_2 = Library(
     gpus="8.0 to 12.x (Ampere and later)",
     head_dims=range(8, 257, 8),
     dims="multiples of 8 up to 256",
+    ordered_majors=range(8, 13),
+    ordered_dim=256,
 )
 
 FLASH_ATTENTION_3 = Library(
@@ -155,6 +179,8 @@ FLASH_ATTENTION_3 = Library(
     gpus="9.0 (Hopper)",
     head_dims=range(8, 257, 8),
     dims="multiples of 8 up to 256",
+    ordered_majors=range(9, 10),
+    ordered_dim=192,
 )
 
 FLASH_ATTENTION_4 = Library(
@@ -166,6 +192,8 @@ FLASH_ATTENTION_4 = Library(
     gpus="9.0 to 11.x (Hopper and Blackwell)",
     head_dims=range(64, 129, 32),
     dims="64, 96 and 128",
+    ordered_majors=range(10, 12),
+    ordered_dim=128,
     plain_gradients=(9,),
 )
 

@@ -65,7 +65,8 @@ def _contents(array: Array) -> Contents:
         return _UNKNOWN
     if tensor.numel() == 0:
         return Contents(in_runs=True, fits_int32=True)
-    low, high = torch.aminmax(tensor)
+    # Wide enough for the limits: a narrower tensor would wrap what it is compared with.
+    low, high = (bound.long() for bound in torch.aminmax(tensor))
     facts = [(low >= _INT32.min) & (high <= _INT32.max)]
     if tensor.dim() > 0:
         # Sorted, each element has one run: those that stand in runs have as many before.

@@ -21,6 +21,9 @@ from saccade.ir.structure import Structure
 __all__ = ["HalfPlane", "Lookup", "Terms", "terms_of"]
 
 _Q, _KV = var("q_idx"), var("kv_idx")
+_ROWS = ((), (var("b"),))
+"""What documents may be read by before their position: the kernels know one row for all, or one a batch."""
+
 _Ranges: TypeAlias = dict[Expr, Range]
 
 
@@ -55,8 +58,8 @@ class Terms:
 
     Attributes:
         half_planes: Of its positions.
-        documents: Tensors that hold the same for the query as for the key: read by `q_idx` here, and by
-            `kv_idx` likewise.
+        documents: Tensors that hold the same for the query as for the key: read by `q_idx`, or by `b` and
+            `q_idx`, here, and by `kv_idx` likewise.
         lookups: Everything else that is read. Its value has no say, but it must be there.
     """
 
@@ -131,7 +134,7 @@ def _is_const(node: Expr, value: bool) -> bool:
 
 
 def _document(node: Expr) -> Lookup | None:
-    """The tensor of documents, where the comparison is `documents[..., q_idx] == documents[..., kv_idx]`."""
+    """The tensor of documents, where its elements of the query and the key are compared."""
     if node.op is not Op.EQ:
         return None
     first, second = node.args
@@ -141,8 +144,7 @@ def _document(node: Expr) -> Lookup | None:
         first, second = second, first
     if not first.args or first.args[-1] is not _Q or second.args[-1] is not _KV:
         return None
-    leading = first.args[:-1]
-    if second.args[:-1] != leading or any(not _is_index(one) or one in (_Q, _KV) for one in leading):
+    if first.args[:-1] not in _ROWS or second.args[:-1] != first.args[:-1]:
         return None
     return Lookup(first.attr, tuple([index.attr for index in first.args]))
 

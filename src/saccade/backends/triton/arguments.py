@@ -15,12 +15,23 @@ import torch
 from torch import Tensor
 
 from saccade.backends.storage import in_memory
+from saccade.backends.triton.graph_capture import require_no_capture
 from saccade.codegen.program.which import Which
 from saccade.ir.dropout import drop_threshold, keep_rate
 from saccade.ir.program import Array
 from saccade.problem import AttentionProblem, ModFacts
 
-__all__ = ["Capture", "Values", "fill_captures", "fill_rows", "fill_seed", "fill_tensor", "template"]
+__all__ = [
+    "Capture",
+    "Layout",
+    "Values",
+    "fill_captures",
+    "fill_rows",
+    "fill_seed",
+    "fill_tensor",
+    "fill_written",
+    "template",
+]
 
 Values: TypeAlias = dict[str, object]
 """Arguments by parameter name."""
@@ -36,6 +47,7 @@ _STRIDES = {
     for name in names
 }
 _MOST_STRIDE = 2**23
+_MOST_SPAN = 2**31 - 1  # elements, of what 32 bits count
 _POINTER_BYTES, _STRIDE_ELEMENTS = 16, 8  # what `aligned` of a kernel's specification promises
 
 
@@ -88,9 +100,27 @@ def fill_tensor(values: Values, name: str, tensor: Tensor) -> bool:
     b, h, n, d = tensor.shape
     reach = (b - 1) * first + (h - 1) * second + (n - 1) * third + (d - 1) * last + 1
     held = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
-    if reach > held or last != 1 or third >= _MOST_STRIDE or tensor.is_neg() or not tensor.data_ptr():
+    far = third >= _MOST_STRIDE and n > 1
+    if reach > held or last != 1 or far or tensor.is_neg() or not tensor.data_ptr():
         tensor = in_memory(tensor, _LABELS.get(name, name)).detach().resolve_neg().contiguous()
-        first, second, third, _ = tensor.stride()
+    return fill_written(values, name, tensor)
+
+
+def fill_written(values: Values, name: str, tensor: Tensor) -> bool:
+    """Put a tensor and its strides among the arguments as it lies, for kernels to write to.
+
+    Args:
+        values: The arguments.
+        name: As in `fill_tensor`.
+        tensor: `[batch, heads, rows, width]`, its rows consecutive elements; its rows may be far apart, for
+            what counts places that are written has 64 bits.
+
+    Returns:
+        As `fill_tensor`.
+    """
+    first, second, third, last = tensor.stride()
+    b, h, n, _ = tensor.shape
+    assert last == 1, "a kernel writes rows of consecutive elements"
     # No step is taken along an axis of one.
     first, second, third = first if b > 1 else 0, second if h > 1 else 0, third if n > 1 else 0
     values[name] = tensor
@@ -129,18 +159,49 @@ def fill_seed(values: Values, seed: Tensor) -> None:
     values["seed_high"] = number >> 32
 
 
+class Layout(NamedTuple):
+    """How a captured array lies in memory, as far as code depends on it.
+
+    Attributes:
+        is_dense: Whether the elements of its last dimension are neighbours; True for one without dimensions.
+        is_wide: Whether 32 bits may not hold a size, or an element's distance from the first.
+        is_aligned: Whether its address and the strides that a kernel is given allow loads of 16 bytes.
+    """
+
+    is_dense: bool
+    is_wide: bool
+    is_aligned: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor, strides: tuple[int, ...]) -> Layout:
+        """Tell how a tensor lies that holds something.
+
+        Args:
+            tensor: It.
+            strides: In elements, by dimension; 0 where no step is taken.
+        """
+        shape = tensor.shape
+        is_dense = not strides or strides[-1] == 1 or shape[-1] == 1
+        span = max([sum([(size - 1) * step for size, step in zip(shape, strides, strict=True)]), *shape])
+        given, steps = strides[:-1] if is_dense else strides, 0
+        for step in given:
+            steps |= step
+        is_aligned = not (tensor.data_ptr() % _POINTER_BYTES or steps % _STRIDE_ELEMENTS)
+        return cls(is_dense, span > _MOST_SPAN, is_aligned)
+
+
 class Capture(NamedTuple):
     """A captured array as a kernel reads it.
 
     Attributes:
         tensor: It, on the device; where it holds nothing, a single element that no step leaves.
-        strides: In elements, by dimension.
-        is_dense: Whether the elements of its last dimension are neighbours; True for one without dimensions.
+        strides: In elements, by dimension; 0 where there is no step to take.
+        layout: What code depends on of it.
     """
 
     tensor: Tensor
     strides: tuple[int, ...]
-    is_dense: bool
+    layout: Layout
 
     @classmethod
     def of(cls, given: Array, device: torch.device) -> Capture:
@@ -152,18 +213,32 @@ class Capture(NamedTuple):
 
         Raises:
             OperandError: The tensor's storage ends before its last element.
+            UnsupportedError: It is on the host, and a graph is captured.
         """
         if isinstance(given, Tensor):
             tensor = in_memory(given.detach(), "a tensor that a mod reads").resolve_neg()
             if tensor.device != device:
+                _require_no_capture(device)
                 # Without a copy from memory that the device would have to wait for.
                 tensor = torch.full((), tensor.item(), dtype=tensor.dtype, device=device)
         else:
+            _require_no_capture(device)
             tensor = _of_numpy(given, device)
-        strides = tensor.stride()
+        shape = tensor.shape
         if tensor.numel() == 0:
-            return cls(tensor.new_zeros(1), (0,) * len(strides), False)
-        return cls(tensor, strides, not strides or strides[-1] == 1 or tensor.shape[-1] == 1)
+            # Its sizes are what an index is held against, however many elements they multiply to.
+            is_wide = max(shape) > _MOST_SPAN
+            return cls(tensor.new_zeros(1), (0,) * len(shape), Layout(False, is_wide, False))
+        strides = tuple([step if size > 1 else 0 for size, step in zip(shape, tensor.stride(), strict=True)])
+        return cls(tensor, strides, Layout.of(tensor, strides))
+
+
+def _require_no_capture(device: torch.device) -> None:
+    require_no_capture(
+        device,
+        "a mod reads an array in host memory, which a replay does not read again",
+        f"move it to {device} before",
+    )
 
 
 def _of_numpy(given: Any, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ host.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, final
 
@@ -16,16 +17,20 @@ from torch import Tensor
 
 from saccade.backends.base import Gradients, Operands, Results
 from saccade.backends.layout import strides_like
-from saccade.backends.triton.arguments import Values, fill_rows, fill_tensor
+from saccade.backends.mods import programs_of
+from saccade.backends.triton.arguments import Values, fill_rows, fill_tensor, fill_written
 from saccade.backends.triton.blocks import blocks_of
 from saccade.backends.triton.capture_sums import CaptureSums
 from saccade.backends.triton.descriptors import describable, described
+from saccade.backends.triton.determinism import tell_unordered
 from saccade.backends.triton.kernels import LoadedKernel, load_kernel
 from saccade.backends.triton.operands import OperandReader
 from saccade.backends.triton.options import Options
+from saccade.backends.triton.poison_record import lend_record, raise_noted
 from saccade.backends.triton.specialise import (
     Circumstances,
     analysis_pays,
+    describes,
     has_descriptors,
     hinted_tile,
     key_of,
@@ -34,9 +39,11 @@ from saccade.backends.triton.specialise import (
     specify,
     specify_gradient,
 )
-from saccade.backends.triton.tables import Cut, tables_of
-from saccade.backends.triton.tile_trials import Settling, Trial
+from saccade.backends.triton.tables import Cut, tables_of, without_tables
+from saccade.backends.triton.tile_trials import Attempt, Settling, Trial
 from saccade.block_mask import BlockMask
+from saccade.codegen.program.contributions import summed_derivative
+from saccade.codegen.program.which import Which
 from saccade.codegen.triton.capture_ways import CaptureWay, capture_ways
 from saccade.codegen.triton.spec import KernelKind, Tile, Walk
 from saccade.codegen.triton.tiles import default_tile, tile_choices
@@ -94,11 +101,12 @@ class TritonBackward:
     Args:
         problem: What was asked; it has queries and keys.
         hints: The schedule of its calls.
+        checks: Whether poison raises, for which every kernel is waited for.
     """
 
-    def __init__(self, problem: AttentionProblem, hints: Schedule) -> None:
+    def __init__(self, problem: AttentionProblem, hints: Schedule, *, checks: bool) -> None:
         assert problem.scores, "without a pair every gradient is known"
-        self._problem, self._hints = problem, hints
+        self._problem, self._hints, self._checks = problem, hints, checks
         self._reader = OperandReader(problem)
         self._blocks = blocks_of(problem, analyses=analysis_pays(problem))
         self._rows = (problem.batch, problem.q_heads, problem.q_len)
@@ -123,6 +131,8 @@ class TritonBackward:
         found = _unwritten(operands, wanted)
         call = self._read(operands, results, grad_out, found, wanted)
         values = call.values
+        if not all(way.is_deterministic for way in call.ways):
+            tell_unordered()
         if wanted.of_scores or wanted.sinks:
             self._find_delta(here, call, grad_lse)
         captures = () if operands.score is None else operands.score.captures
@@ -130,19 +140,25 @@ class TritonBackward:
         def no_sums() -> CaptureSums:
             return CaptureSums(self._problem, captures, wanted.captures, device)
 
+        def apart(walk: Callable[[_OnDevice, Tile, _Call, CaptureSums], None]) -> Attempt:
+            tried = call._replace(mask=without_tables(call.mask))
+            return lambda tile: walk(here, tile, tried, no_sums())
+
         sums = no_sums()
         if wanted.query or any(not way.is_of_keys for way in call.ways):
             here.of_queries.run(
                 lambda tile: self._walk_keys(here, tile, call, sums),
                 device,
-                lambda tile: self._walk_keys(here, tile, call, no_sums()),
+                lambda: apart(self._walk_keys),
             )
+            self._raise_noted(call, operands, here.of_queries.tile)
         if wanted.key or wanted.value or any(way.is_of_keys for way in call.ways):
             here.of_keys.run(
                 lambda tile: self._walk_queries(here, tile, call, sums),
                 device,
-                lambda tile: self._walk_queries(here, tile, call, no_sums()),
+                lambda: apart(self._walk_queries),
             )
+            self._raise_noted(call, operands, here.of_keys.tile)
         if wanted.sinks:
             assert operands.sinks is not None, "only what is there is wanted"
             found = replace(found, sinks=_of_sinks(values).to(operands.sinks.dtype))
@@ -178,7 +194,7 @@ class TritonBackward:
         wanted: Wanted,
     ) -> _Call:
         """Put all tensors of a call among the arguments."""
-        values, aligned, dense = self._reader.read(operands)
+        values, aligned, layouts = self._reader.read(operands)
         out, problem = results.out, self._problem
         aligned &= fill_tensor(values, "out", out)
         aligned &= fill_tensor(values, "grad_out", torch.zeros_like(out) if grad_out is None else grad_out)
@@ -187,10 +203,10 @@ class TritonBackward:
         for name in ("query", "key", "value"):
             gradient = getattr(found, name)
             if gradient is not None:
-                fill_tensor(values, f"grad_{name}", gradient)
+                fill_written(values, f"grad_{name}", gradient)
         mask = self._blocks.of(operands)
         walk = self._blocks.otherwise if mask is None else Walk.TABLE
-        given = Circumstances(dense, walk, aligned, False, True, precision_of(problem))
+        given = Circumstances(layouts, walk, aligned, False, True, precision_of(problem))
         return _Call(values, mask, given, wanted, self._ways(wanted.captures), operands.query.device)
 
     def _ways(self, wanted: tuple[bool, ...]) -> tuple[CaptureWay, ...]:
@@ -227,13 +243,16 @@ class TritonBackward:
     def _walk_keys(self, here: _OnDevice, tile: Tile, call: _Call, sums: CaptureSums) -> None:
         """Compute the gradient of queries, and what captures receive by query and by pair."""
         mask, problem, values, given = call.mask, self._problem, call.values, call.given
+        if self._checks:
+            lend_record(values, call.device)
         tiles = -(-problem.q_len // tile.rows)
         if mask is not None:
             tables = tables_of(mask, Cut(tile.rows, tile.keys), call.device)
             values.update(tables.lend())
             tiles = tables.tiles
             given = given._replace(aligned_dropout=mask.kv_block % tile.keys == 0)
-        if here.descriptors and given.aligned and describable(values):
+        describing = here.descriptors and describes(problem.dtype, given.precision)
+        if describing and given.aligned and describable(values):
             given = given._replace(descriptors=True)
             values = {**values, **described(values, tile.keys)}
         kernel = self._kernel(here, call, KernelKind.QUERY_GRADIENT, tile, given)
@@ -243,6 +262,8 @@ class TritonBackward:
     def _walk_queries(self, here: _OnDevice, tile: Tile, call: _Call, sums: CaptureSums) -> None:
         """Compute the gradients of keys and values, and what captures receive by key."""
         mask, problem, values, given = call.mask, self._problem, call.values, call.given
+        if self._checks:
+            lend_record(values, call.device)
         tiles = -(-problem.kv_len // tile.keys)
         if mask is not None:
             tables = tables_of(mask, Cut(tile.keys, tile.rows, by_key=True), call.device)
@@ -254,6 +275,17 @@ class TritonBackward:
         values["tiles"] = tiles
         _launch(kernel, values, problem.kv_batch * problem.kv_heads, tiles, call.device, sums)
 
+    def _raise_noted(self, call: _Call, operands: Operands, tile: Tile) -> None:
+        """Where poison is asked for, wait for the kernel that was launched last, and raise what it noted."""
+        if not self._checks:
+            return
+        programs = programs_of(operands)
+        score = programs.get(Which.SCORE)
+        if score is not None:
+            changed = replace(score, structure=summed_derivative(score.structure, call.wanted.captures))
+            programs = {**programs, Which.SCORE_GRADIENT: changed}
+        raise_noted(call.values, self._problem, operands, programs, tile)
+
     def _kernel(
         self, here: _OnDevice, call: _Call, kind: KernelKind, tile: Tile, given: Circumstances
     ) -> LoadedKernel:
@@ -262,7 +294,15 @@ class TritonBackward:
         kernel = here.kernels.get(name)
         if kernel is None:
             spec = specify_gradient(
-                self._problem, kind, here.key, tile, self._reader.mods, given, call.wanted, call.ways
+                self._problem,
+                kind,
+                here.key,
+                tile,
+                self._reader.mods,
+                given,
+                call.wanted,
+                call.ways,
+                checks=self._checks,
             )
             kernel = here.kernels[name] = load_kernel(spec, call.device)
         return kernel

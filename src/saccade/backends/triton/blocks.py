@@ -7,7 +7,6 @@ and were not written to. Invariant: what is kept holds no tensor of a call.
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import final
@@ -66,16 +65,22 @@ class Blocks:
         lone_mask = problem.block_mask is None and problem.mask_mod is not None
         self.otherwise = Walk.PARTIAL if lone_mask else Walk.FULL
         self._analyses = lone_mask and analyses
-        self._found: deque[_Found] = deque(maxlen=_LATEST)
+        # Never changed but replaced, so that threads may look through it meanwhile.
+        self._found: tuple[_Found, ...] = ()
 
     def of(self, operands: Operands) -> BlockMask | None:
         """Return the blocks to walk; None for every pair.
 
         Raises:
-            UnsupportedError: They must be found first, and a graph is captured.
+            UnsupportedError: They are found for a mask_mod, and a graph is captured.
         """
         if operands.block_mask is not None or not self._analyses:
             return operands.block_mask
+        # Even those that are kept: a replay would not see that they changed, nor hold their tables.
+        require_no_capture(
+            operands.query.device,
+            "blocks of a mask_mod are worked out on the host, which a replay does not do",
+        )
         program = operands.mask
         assert program is not None, "a mask_mod alone is analysed"
         tensors = tuple([one for one in program.captures if isinstance(one, Tensor)])
@@ -84,12 +89,11 @@ class Blocks:
             for found in self._found:
                 if found.is_of(tensors):
                     return found.mask
-        require_no_capture(operands.query.device, "the blocks of mask_mod are not worked out")
         mask = self._analysed(program)
         if countable:
-            self._found.append(
-                _Found(mask, tuple(map(weakref.ref, tensors)), tuple([_mark(one) for one in tensors]))
-            )
+            marks = tuple([_mark(one) for one in tensors])
+            found = _Found(mask, tuple(map(weakref.ref, tensors)), marks)
+            self._found = (*self._found, found)[-_LATEST:]
         return mask
 
     def _analysed(self, program: Program) -> BlockMask:

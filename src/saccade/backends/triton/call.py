@@ -17,25 +17,26 @@ from torch import Tensor
 from saccade.backends.base import Operands, Results
 from saccade.backends.layout import strides_like
 from saccade.backends.mods import programs_of
-from saccade.backends.triton.arguments import Values, fill_tensor
+from saccade.backends.triton.arguments import Values, fill_written
 from saccade.backends.triton.blocks import blocks_of
 from saccade.backends.triton.descriptors import describable, described
 from saccade.backends.triton.kernels import LoadedKernel, load_kernel
 from saccade.backends.triton.operands import OperandReader
 from saccade.backends.triton.options import Options
-from saccade.backends.triton.poison_record import new_record, raise_noted
+from saccade.backends.triton.poison_record import lend_record, raise_noted
 from saccade.backends.triton.specialise import (
     Choice,
     Circumstances,
     analysis_pays,
     choose,
+    describes,
     key_of,
     precision_of,
     question_of,
     specify,
 )
-from saccade.backends.triton.tables import Cut, longest_walk, tables_of
-from saccade.backends.triton.tile_trials import Settling, Trial
+from saccade.backends.triton.tables import Cut, longest_walk, tables_of, without_tables
+from saccade.backends.triton.tile_trials import Attempt, Settling, Trial
 from saccade.block_mask import BlockMask
 from saccade.codegen.triton.spec import KernelKind, Tile, Walk
 from saccade.codegen.triton.tiles import default_tile, tile_choices
@@ -107,25 +108,29 @@ class TritonKernel:
         here = self._devices.get(device)
         if here is None:
             here = self._devices[device] = self._on(device)
-        values, aligned, dense = self._reader.read(operands)
+        values, aligned, layouts = self._reader.read(operands)
         results = self._results(operands.query)
-        fill_tensor(values, "out", results.out)
+        fill_written(values, "out", results.out)
         values["lse"], values["max_scores"] = results.lse, results.max_scores
-        if self._checks:
-            values["poison"] = record = new_record(device)
-        mask = self._blocks.of(operands)
+        mask, precision = self._blocks.of(operands), precision_of(self._problem)
+        describing = here.choice.descriptors and describes(self._problem.dtype, precision)
         given = Circumstances(
-            dense,
+            layouts,
             self._blocks.otherwise if mask is None else Walk.TABLE,
             aligned,
-            here.choice.descriptors and aligned and describable(values),
+            describing and aligned and describable(values),
             True,
-            precision_of(self._problem),
+            precision,
         )
         call = _Call(values, mask, given, device)
-        here.settling.run(lambda tile: self._attend(here, tile, call), device)
+
+        def apart() -> Attempt:
+            tried = call._replace(mask=without_tables(mask))
+            return lambda tile: self._attend(here, tile, tried)
+
+        here.settling.run(lambda tile: self._attend(here, tile, call), device, apart)
         if self._checks:
-            raise_noted(record, self._problem, operands, programs_of(operands), here.settling.tile)
+            raise_noted(values, self._problem, operands, programs_of(operands), here.settling.tile)
         return results if self._problem.outputs.lse else Results(results.out, None, results.max_scores)
 
     def _on(self, device: torch.device) -> _OnDevice:
@@ -163,6 +168,8 @@ class TritonKernel:
             tiles = tables.tiles
             given = given._replace(aligned_dropout=mask.kv_block % tile.keys == 0)
         values["splits"] = splits
+        if self._checks:
+            lend_record(values, device)
         if given.descriptors:
             values = {**values, **described(values, tile.keys)}
         kernel = self._kernel(here, tile, given, device)
@@ -201,11 +208,8 @@ class TritonKernel:
         """Memory for partial results."""
         *rows, width = self._shape
         shape = (splits, *rows)
-        made: Values = {
+        return {
             "partial_out": torch.empty((*shape, width), dtype=torch.float32, device=device),
-            "partial_lse": torch.empty(shape, dtype=torch.float32, device=device),
-            "partial_max": None,
+            "partial_max": torch.empty(shape, dtype=torch.float32, device=device),
+            "partial_sum": torch.empty(shape, dtype=torch.float32, device=device),
         }
-        if self._problem.outputs.max_scores:
-            made["partial_max"] = torch.empty(shape, dtype=torch.float32, device=device)
-        return made

@@ -63,9 +63,12 @@ def load_kernel(spec: TritonSpec, device: torch.device) -> LoadedKernel:
 
     Raises:
         CompilationError: Triton refuses it, or a block of it needs more memory than the target has.
-        UnsupportedError: It must be compiled, and a graph is captured.
+        UnsupportedError: It must be compiled, or loaded on the device, and a graph is captured.
     """
-    return KERNELS.get(spec, lambda: _compile(spec, device))
+    kernel = KERNELS.get(spec, lambda: _compile(spec, device))
+    if not kernel.compiled.is_loaded(device):
+        require_no_capture(device, "its kernel is not loaded on the device")
+    return kernel
 
 
 def _compile(spec: TritonSpec, device: torch.device) -> LoadedKernel:

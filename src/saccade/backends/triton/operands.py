@@ -8,6 +8,7 @@ from saccade.backends.base import Operands
 from saccade.backends.mods import mods_of, programs_of
 from saccade.backends.triton.arguments import (
     Capture,
+    Layout,
     Values,
     fill_captures,
     fill_rows,
@@ -15,6 +16,7 @@ from saccade.backends.triton.arguments import (
     fill_tensor,
     template,
 )
+from saccade.backends.triton.graph_capture import require_no_capture
 from saccade.problem import AttentionProblem
 
 __all__ = ["OperandReader", "Read"]
@@ -26,12 +28,12 @@ class Read(NamedTuple):
     Attributes:
         values: The arguments that they and the problem give.
         aligned: Whether all addresses and strides of query, key and value allow loads of 16 bytes.
-        dense: For each capture, program by program, whether its last stride is one element.
+        layouts: How each capture lies, program by program.
     """
 
     values: Values
     aligned: bool
-    dense: tuple[bool, ...]
+    layouts: tuple[Layout, ...]
 
 
 @final
@@ -54,6 +56,7 @@ class OperandReader:
 
         Raises:
             OperandError: The storage of a tensor ends before its last element.
+            UnsupportedError: A graph is captured, and there is dropout, or a mod reads what is on the host.
         """
         values = self._template.copy()
         aligned = fill_tensor(values, "query", operands.query)
@@ -62,12 +65,17 @@ class OperandReader:
         if operands.sinks is not None:
             fill_rows(values, "sinks", operands.sinks)
         if operands.dropout_seed is not None:
+            require_no_capture(
+                operands.query.device,
+                "the seed of dropout is drawn on the host, anew for every call, which a replay does not do",
+                "pass dropout_p=0.0, or leave the call out of the graph",
+            )
             fill_seed(values, operands.dropout_seed)
-        dense: tuple[bool, ...] = ()
+        layouts: tuple[Layout, ...] = ()
         if self.mods:
             device = operands.query.device
             for which, program in programs_of(operands).items():
                 captures = tuple([Capture.of(each, device) for each in program.captures])
                 fill_captures(values, which, captures)
-                dense += tuple([capture.is_dense for capture in captures])
-        return Read(values, aligned, dense)
+                layouts += tuple([capture.layout for capture in captures])
+        return Read(values, aligned, layouts)

@@ -7,7 +7,7 @@ Nothing here looks at an operand. What calls of one problem may differ in, and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, final
@@ -15,6 +15,7 @@ from typing import NamedTuple, final
 import torch
 
 from saccade.backends.mods import masks_of
+from saccade.backends.triton.arguments import Layout
 from saccade.backends.triton.options import Options
 from saccade.codegen.program.contributions import Contribution, contributions
 from saccade.codegen.program.derivative import derivative
@@ -35,6 +36,7 @@ __all__ = [
     "Circumstances",
     "analysis_pays",
     "choose",
+    "describes",
     "has_descriptors",
     "hinted_tile",
     "key_of",
@@ -102,7 +104,7 @@ class Circumstances(NamedTuple):
     """What calls of one problem may differ in, as far as code depends on it.
 
     Attributes:
-        dense: For each capture, program by program, whether its last stride is one element.
+        layouts: How each capture lies, program by program.
         walk: Where ranges come from.
         aligned: See `TritonSpec`, as for those that follow.
         descriptors: See there.
@@ -110,7 +112,7 @@ class Circumstances(NamedTuple):
         precision: See there.
     """
 
-    dense: tuple[bool, ...]
+    layouts: tuple[Layout, ...]
     walk: Walk
     aligned: bool
     descriptors: bool
@@ -148,7 +150,8 @@ def choose(problem: AttentionProblem, hints: Schedule, device: Device) -> Choice
     splits = max(1, min(splits, -(-problem.kv_len // tile.keys)))
     kind = KernelKind.FORWARD if splits == 1 else KernelKind.SPLIT
     keeps_rows = packed or few is not None
-    return Choice(kind, tile, keeps_rows, packed, splits, has_descriptors(options, device.target))
+    descriptors = has_descriptors(options, device.target) and describes(problem.dtype, precision_of(problem))
+    return Choice(kind, tile, keeps_rows, packed, splits, descriptors)
 
 
 def has_descriptors(options: Options, target: Target) -> bool:
@@ -159,6 +162,15 @@ def has_descriptors(options: Options, target: Target) -> bool:
     if options.descriptors is None:
         return target.has_descriptors
     return options.descriptors and (target.has_descriptors or target == INTERPRETER)
+
+
+def describes(dtype: DType, precision: str) -> bool:
+    """Return whether descriptors serve operands of a dtype, multiplied in a precision.
+
+    In full float32 there is no matrix unit to hand a tile to: it goes through registers, and more of them are
+    spilled than by loads through pointers.
+    """
+    return dtype is not DType.FLOAT32 or precision != "ieee"
 
 
 def _few_rows(problem: AttentionProblem, packed: bool) -> int | None:
@@ -258,11 +270,10 @@ def specify(
         packed: Whether the heads of a group are rows of one tile.
         checks: Whether poison is noted.
     """
-    facts, first = {}, 0
-    for which, mod in mods.items():
-        last = first + len(mod.capture_shapes)
-        facts[which] = proven(problem, mod, given.dense[first:last])
-        first = last
+    layouts = _by_program(mods, given.layouts)
+    facts = {which: proven(problem, mod, layouts[which]) for which, mod in mods.items()}
+    # Kernels of gradients scale scores as they come.
+    attends = kind in (KernelKind.FORWARD, KernelKind.SPLIT)
     return TritonSpec(
         kind,
         key,
@@ -273,10 +284,34 @@ def specify(
         descriptors=given.descriptors,
         precision=given.precision,
         aligned_dropout=given.aligned_dropout,
+        positive_scale=attends and problem.scale > 0,
         checks=checks,
         score=facts.get(Which.SCORE),
         mask=facts.get(Which.MASK),
         mask_mod=facts.get(Which.MASK_MOD),
+        wide_captures=_captures(layouts, lambda layout: layout.is_wide),
+        aligned_captures=_captures(layouts, lambda layout: layout.is_aligned),
+    )
+
+
+def _by_program(
+    mods: Mapping[Which, ModFacts], layouts: tuple[Layout, ...]
+) -> dict[Which, tuple[Layout, ...]]:
+    """The layouts of each program's captures, by slot."""
+    found, first = {}, 0
+    for which, mod in mods.items():
+        last = first + len(mod.capture_shapes)
+        found[which] = layouts[first:last]
+        first = last
+    return found
+
+
+def _captures(
+    layouts: Mapping[Which, tuple[Layout, ...]], chooses: Callable[[Layout], bool]
+) -> frozenset[tuple[Which, int]]:
+    """The captures of some layouts, as program and slot."""
+    return frozenset(
+        (which, slot) for which, own in layouts.items() for slot, each in enumerate(own) if chooses(each)
     )
 
 
@@ -289,6 +324,8 @@ def specify_gradient(
     given: Circumstances,
     wanted: Wanted,
     ways: tuple[CaptureWay, ...],
+    *,
+    checks: bool = False,
 ) -> TritonSpec:
     """Return the specification of a kernel of gradients that walks.
 
@@ -301,6 +338,7 @@ def specify_gradient(
         given: What is true of the call.
         wanted: Which gradients, of all kernels.
         ways: How each contribution to a captured tensor is added up.
+        checks: Whether poison is noted.
     """
     of_keys = kind is KernelKind.KEY_GRADIENT
     own = Wanted(
@@ -310,21 +348,20 @@ def specify_gradient(
         captures=wanted.captures if ways else (),
     )
     key = replace(key, outputs=Outputs(), sinks=False, wanted=own)
-    spec = specify(problem, kind, key, tile, mods, given)
+    spec = specify(problem, kind, key, tile, mods, given, checks=checks)
     score = mods.get(Which.SCORE)
     if score is None:
         return spec
     changed = replace(score, structure=derivative(score.structure))
-    # The score's captures are the last ones.
-    dense = given.dense[len(given.dense) - len(score.capture_shapes) :]
+    layouts = _by_program(mods, given.layouts)[Which.SCORE]
     beside = contributions(score.structure, own.captures)
-    return replace(spec, score_gradient=proven(problem, changed, dense, beside), ways=ways)
+    return replace(spec, score_gradient=proven(problem, changed, layouts, beside), ways=ways)
 
 
 def proven(
     problem: AttentionProblem,
     mod: ModFacts,
-    dense: tuple[bool, ...],
+    layouts: tuple[Layout, ...],
     beside: tuple[Contribution, ...] = (),
 ) -> ProgramFacts:
     """Return what is proven of a program of the problem, and of what is evaluated beside it."""
@@ -336,7 +373,7 @@ def proven(
         kv_len=problem.kv_len,
         numbers=mod.numbers,
         shapes=mod.capture_shapes,
-        dense=dense,
+        dense=tuple([layout.is_dense for layout in layouts]),
         contributions=beside,
     )
 

@@ -6,7 +6,7 @@ out again only after it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -19,7 +19,7 @@ from saccade.backends.triton.ranges import Ranges, ranges_of
 from saccade.block_mask import BlockMask
 from saccade.block_mask.tiles import key_tile_runs, tile_runs
 
-__all__ = ["Cut", "Tables", "longest_walk", "tables_of"]
+__all__ = ["Cut", "Tables", "longest_walk", "tables_of", "without_tables"]
 
 _ALIGNMENT = 4  # int32s of 16 bytes
 
@@ -59,10 +59,11 @@ class Tables:
 
     def lend(self) -> Values:
         """Return them, for a kernel on the present stream."""
-        if self._memory.is_cuda:
-            stream = torch.cuda.current_stream(self._memory.device)
-            if stream.cuda_stream not in self._streams:
-                self._streams.add(stream.cuda_stream)
+        device = self._memory.device
+        if device.type != "cpu":
+            stream = torch.accelerator.current_stream(device)
+            if stream.stream_id not in self._streams:
+                self._streams.add(stream.stream_id)
                 self._memory.record_stream(stream)
         return self.values
 
@@ -79,6 +80,11 @@ def tables_of(mask: BlockMask, cut: Cut, device: torch.device) -> Tables:
         UnsupportedError: They are not there yet, and a graph is captured.
     """
     return mask.once(("device_tables", cut, device), lambda: _on_device(mask, cut, device))
+
+
+def without_tables(mask: BlockMask | None) -> BlockMask | None:
+    """Return the same mask as one on which nothing is kept yet: for trials, whose tables go with it."""
+    return None if mask is None else replace(mask)
 
 
 def longest_walk(mask: BlockMask, tile: int, group: int) -> int:

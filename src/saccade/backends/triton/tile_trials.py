@@ -9,7 +9,7 @@ are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TypeAlias, final
 
@@ -29,7 +29,8 @@ Attempt: TypeAlias = Callable[[Tile], None]
 
 _log = logging.getLogger("saccade")
 
-_LEAST = 16
+_LEAST, _MOST = 16, 256  # rows or keys
+_MOST_WARPS, _MOST_STAGES = 16, 8
 
 
 @final
@@ -74,20 +75,20 @@ class Settling:
         self._hints, self._target, self._keeps_rows = hints, target, keeps_rows
         self._trial = trial
 
-    def run(self, attempt: Attempt, device: torch.device, trial: Attempt | None = None) -> None:
+    def run(self, attempt: Attempt, device: torch.device, apart: Callable[[], Attempt] | None = None) -> None:
         """Run the kernel.
 
         Args:
             attempt: Runs it with a tile.
             device: Where it runs.
-            trial: Runs it with a tile and leaves no trace, where a second run would.
+            apart: Makes what is tried, where `attempt` would leave a trace of each trial.
 
         Raises:
             OutOfResourcesError: No tile fits, or that of the hints does not.
             UnsupportedError: Tiles must be tried, and a graph is captured.
         """
         if self._trial is not None:
-            self._try(self._trial, attempt if trial is None else trial, device)
+            self._try(self._trial, apart or (lambda: attempt), device)
         while True:
             try:
                 return attempt(self.tile)
@@ -97,26 +98,54 @@ class Settling:
                     raise
                 self.tile = smaller
 
-    def _try(self, trial: Trial, attempt: Attempt, device: torch.device) -> None:
-        known = remembered(self._target, trial.question)
+    def _try(self, trial: Trial, apart: Callable[[], Attempt], device: torch.device) -> None:
+        question = f"{trial.question}{self._told()}"
+        known = self._usable(remembered(self._target, question))
         if known is None:
             require_no_capture(device, "the tile of its kernel was not tried yet")
+            attempt = apart()
             self.tile = fastest(
                 self._candidates(trial), lambda tile: median_seconds(lambda: attempt(tile), device)
             )
             try:
-                remember(self._target, trial.question, astuple(self.tile))
+                remember(self._target, question, astuple(self.tile))
             except OSError as fault:
-                _log.debug("the choice of %s for %s cannot be kept: %s", self.tile, trial.question, fault)
+                _log.debug("the choice of %s for %s cannot be kept: %s", self.tile, question, fault)
         else:
-            self.tile = Tile(*known)
+            self.tile = known
         self._trial = None
+
+    def _told(self) -> str:
+        """What the call fixes, as a part of the question: with it, other tiles were tried."""
+        hints = self._hints
+        rows = self.tile.rows if self._keeps_rows or hints.q_tile is not None else None
+        keys = self.tile.keys if hints.kv_tile is not None else None
+        fixed = {"rows": rows, "keys": keys, "warps": hints.num_warps, "stages": hints.num_stages}
+        return "".join(f" {name} {size}" for name, size in fixed.items() if size is not None)
+
+    def _usable(self, known: Sequence[int] | None) -> Tile | None:
+        """What is remembered, if it is a tile that might have been tried; a file may hold anything."""
+        if known is None or len(known) != len(astuple(self.tile)):
+            return None
+        tile = Tile(*known)
+        extents = (tile.rows, tile.keys, tile.warps)
+        usual = (
+            all(size > 0 and size & (size - 1) == 0 for size in extents)
+            and min(tile.rows, tile.keys) >= _LEAST
+            and max(tile.rows, tile.keys) <= _MOST
+            and tile.warps <= _MOST_WARPS
+            and 1 <= tile.stages <= max(_MOST_STAGES, self._hints.num_stages or 1)
+        )
+        return tile if usual and self._fitted(tile) == tile else None
 
     def _candidates(self, trial: Trial) -> tuple[Tile, ...]:
         """The tiles to try, each once: the present one first, and none that contradicts the call."""
-        rows = self.tile.rows
-        tried = (replace(each, rows=rows) if self._keeps_rows else each for each in trial.tiles)
-        return tuple(dict.fromkeys((self.tile, *(hinted_tile(self._hints, each) for each in tried))))
+        return tuple(dict.fromkeys((self.tile, *map(self._fitted, trial.tiles))))
+
+    def _fitted(self, tile: Tile) -> Tile:
+        """A tile with what the call fixes in its place."""
+        hinted = hinted_tile(self._hints, tile)
+        return replace(hinted, rows=self.tile.rows) if self._keeps_rows else hinted
 
     def _smaller(self) -> Iterator[Tile]:
         """The next smaller tile: fewer stages first, then fewer keys or rows, the larger of them halved."""

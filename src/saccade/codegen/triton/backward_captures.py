@@ -13,6 +13,7 @@ from typing import final
 from saccade.codegen.program.which import Which
 from saccade.codegen.triton.capture_ways import CaptureWay
 from saccade.codegen.triton.parameters import Parameter
+from saccade.codegen.triton.poison import note
 from saccade.codegen.triton.program.text import ContributionText, ProgramText
 from saccade.codegen.triton.source import CapturedSum
 from saccade.codegen.triton.spec import TritonSpec
@@ -63,6 +64,7 @@ class CaptureSums:
         texts = () if gradient is None else gradient.contributions
         assert gradient is None or len(spec.ways) == len(texts), "each contribution has a way"
         self._wide = spec.slots(spec.wide_captures, Which.SCORE)
+        self._of_keys = of_keys
         self._block, self._other = ("BLOCK_N", "BLOCK_M") if of_keys else ("BLOCK_M", "BLOCK_N")
         self._sums = [
             _Sum(f"sum{number}", way, text)
@@ -115,12 +117,20 @@ class CaptureSums:
         return tuple(lines)
 
     def _turn(self, each: _Sum, visible: str | None) -> Lines:
+        noted = self._noted(each.text.poison, visible)
         if each.way.is_kept:
-            return (f"{each.name} += {self._along_walk(each, visible)}",)
+            return (*noted, f"{each.name} += {self._along_walk(each, visible)}")
         added = self._added(each, visible)
         heads = ("    " * depth + head for depth, head in enumerate(each.text.loops))
         indent = "    " * len(each.text.loops)
-        return (*heads, *(indent + line for line in (*each.text.lines, added)))
+        return (*heads, *(indent + line for line in (*each.text.lines, *noted, added)))
+
+    def _noted(self, poison: str | None, visible: str | None) -> Lines:
+        """Lines that note where a value is poison, as it may be of a gradient that users wrote."""
+        if poison is None:
+            return ()
+        deciding = "live[:, None]" if visible is None else f"{visible} & live[:, None]"
+        return note(Which.SCORE_GRADIENT, poison, deciding, of_keys=self._of_keys)
 
     def _added(self, each: _Sum, visible: str | None) -> str:
         """The line that writes to the gradient; where pairs are summed first, hidden ones add 0."""

@@ -20,6 +20,7 @@ from saccade.codegen.triton.parameters import (
     Parameter,
     dropout_parameters,
     numbers,
+    poison_parameters,
     range_parameters,
     row_parameters,
     tensor_parameters,
@@ -143,8 +144,7 @@ def _turn(spec: TritonSpec, tile: BackwardTile, sums: CaptureSums, form: Form) -
         query=(
             f"query_tile = {_walked(spec, 'query', 'dims', form)}",
             f"grad_out_tile = {_walked(spec, 'grad_out', 'value_dims', form)}",
-            f"lse2 = {_row_numbers('lse', _NO_KEY, form)}",
-            'lse2 = tl.where(lse2 == float("-inf"), float("inf"), lse2 * LOG2E)',
+            *tile.lse(_row_numbers("lse", _NO_KEY, form)),
             f"product = tl.dot(key_tile, tl.trans(query_tile){dot})",
         ),
         weights=tile.weights(form),
@@ -243,4 +243,5 @@ def _parameters(spec: TritonSpec, tile: BackwardTile) -> tuple[Parameter, ...]:
         Parameter("scale", "fp32"),
         *range_parameters(spec),
         *dropout_parameters(spec),
+        *poison_parameters(spec),
     )

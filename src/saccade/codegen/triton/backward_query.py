@@ -19,6 +19,7 @@ from saccade.codegen.triton.parameters import (
     Parameter,
     dropout_parameters,
     numbers,
+    poison_parameters,
     range_parameters,
     row_parameters,
     tensor_parameters,
@@ -38,8 +39,7 @@ _KERNEL = """\
 dims = tl.arange(0, BLOCK_D)
 value_dims = tl.arange(0, BLOCK_V)
 <<tiles>>
-lse2 = tl.load(lse + row)[:, None] * LOG2E
-lse2 = tl.where(lse2 == float("-inf"), float("inf"), lse2)  # where nothing is seen weights are 0
+<<lse>>
 mean = tl.load(delta + row)[:, None]
 <<before>>
 
@@ -71,6 +71,7 @@ def write_query_gradient(spec: TritonSpec) -> TritonSource:
     body = fill(
         _KERNEL,
         place=tile_place(spec),
+        lse=tile.lse("tl.load(lse + row)[:, None]"),
         tiles=(
             f"query_tile = {_rows(spec, 'query', 'dims')}",
             f"grad_out_tile = {_rows(spec, 'grad_out', 'value_dims')}",
@@ -168,4 +169,5 @@ def _parameters(spec: TritonSpec) -> tuple[Parameter, ...]:
         Parameter("scale", "fp32"),
         *range_parameters(spec),
         *dropout_parameters(spec),
+        *poison_parameters(spec),
     )

@@ -8,11 +8,16 @@ With P a row's weights before dropout, f dropout's factor of a pair (0 where it 
 QUERY_GRADIENT has queries along rows and walks keys; KEY_GRADIENT has keys along rows and walks queries.
 Places of the walked axis beyond `stop` repeat the last one before it, so that programs see only pairs that
 are there.
+With a score program scores may be far from zero, as of a row that is padding throughout: products with
+log2(e) would overflow there, or round by more than weights bear. QUERY_GRADIENT does as `softmax` does, by
+row; to KEY_GRADIENT, whose columns these are, subtracting first is cheaper. Of such rows lse is the largest
+score itself, so that each of several that are the largest has a weight of 1.
 Invariant: dS is exactly 0 at hidden pairs, by choice and not by a product, whatever was computed there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -23,6 +28,7 @@ from saccade.codegen.program.which import Which
 from saccade.codegen.triton.dropout import kept_pairs
 from saccade.codegen.triton.module import padded
 from saccade.codegen.triton.parameters import Parameter
+from saccade.codegen.triton.poison import NOTE_POISON, note
 from saccade.codegen.triton.program.function_table import functions_text
 from saccade.codegen.triton.program.place import Place
 from saccade.codegen.triton.program.text import ProgramText
@@ -91,6 +97,7 @@ class BackwardTile:
             facts,
             which,
             place,
+            checks=spec.checks,
             contributions=beside,
             wide_captures=spec.slots(spec.wide_captures, which),
             aligned_captures=spec.slots(spec.aligned_captures, which),
@@ -121,22 +128,49 @@ class BackwardTile:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """The texts of the functions that programs call."""
+        """The texts of the functions that programs call, and of the one that notes poison."""
         names = dict.fromkeys(name for text in self.texts for name in text.functions)
-        return (functions_text(tuple(names)),) if names else ()
+        called = (functions_text(tuple(names)),) if names else ()
+        return (*called, NOTE_POISON) if self._spec.checks else called
 
     def visible(self, form: Form) -> Lines:
         """Return lines that name `visible`; none where every pair is."""
-        spec, lines = self._spec, list[str]()
+        in_table, lines = self._spec.walk is Walk.TABLE, list[str]()
         terms = ["inside"] if form.bounded else []
         mask, mask_mod = self._texts.get(Which.MASK), self._texts.get(Which.MASK_MOD)
         if form.masked and mask is not None:
-            lines += mask.inside
-            terms.append(f"(whole | {mask.result})" if spec.walk is Walk.TABLE else mask.result)
+            asked = [*terms, "~whole"] if in_table else terms
+            lines += [*mask.inside, *self._note(Which.MASK, mask.poison, asked)]
+            terms.append(f"(whole | {mask.result})" if in_table else mask.result)
         if mask_mod is not None:
-            lines += mask_mod.inside
+            lines += [*mask_mod.inside, *self._note(Which.MASK_MOD, mask_mod.poison, terms)]
             terms.append(mask_mod.result)
         return (*lines, f"visible = {' & '.join(terms)}") if terms else ()
+
+    def _note(self, which: Which, poison: str | None, deciding: Sequence[str]) -> Lines:
+        """Lines that note where a program is poison, at the pairs that ask it."""
+        if poison is None:
+            return ()
+        shown = " & ".join([*(f"({term})" for term in deciding), "live[:, None]"])
+        return note(which, poison, shown, of_keys=self.of_keys)
+
+    def lse(self, loaded: str) -> Lines:
+        """Return lines that name what `weights` needs of lse: infinity where a row sees nothing.
+
+        Args:
+            loaded: What lse is, [rows, 1] of queries, or [1, columns] of them.
+        """
+        none = 'row_lse == float("-inf"), float("inf")'
+        first = f"row_lse = {loaded}"
+        if Which.SCORE not in self._texts:
+            return (first, f"lse2 = tl.where({none}, row_lse * LOG2E)")
+        if self.of_keys:
+            return (first, f"row_lse = tl.where({none}, row_lse)")
+        return (
+            first,
+            "row_factor = tl.where(tl.abs(row_lse) > 268435456.0, 1.0, LOG2E)",
+            f"lse2 = tl.where({none}, row_lse * row_factor)",
+        )
 
     def weights(self, form: Form) -> Lines:
         """Return lines that make `weights` of `product`, what q·k is, and `visible` where some pair is not.
@@ -146,8 +180,12 @@ class BackwardTile:
         text = self._texts.get(Which.SCORE)
         if text is None:
             return ("weights = tl.exp2(product * (scale * LOG2E) - lse2)", *self.visible(form))
-        changed = f"weights = tl.exp2({self._whole(text)} * LOG2E - lse2)"
-        return ("score = product * scale", *text.inside, changed, *self.visible(form))
+        whole = self._whole(text)
+        exponent = f"({whole} - row_lse) * LOG2E" if self.of_keys else f"{whole} * row_factor - lse2"
+        changed = f"weights = tl.exp2({exponent})"
+        shown = self.visible(form)
+        noted = self._note(Which.SCORE, text.poison, ["visible"] if shown else [])
+        return ("score = product * scale", *text.inside, changed, *shown, *noted)
 
     def _whole(self, text: ProgramText) -> str:
         """A program's result for every pair, however few it differs in."""
@@ -179,7 +217,9 @@ class BackwardTile:
         lines.append("grad = weights * (grad_weights - mean)")
         result = "grad"
         if self.gradient is not None:
-            lines += self.gradient.inside
+            shown = ["visible"] if self.visible(form) else []
+            noted = self._note(Which.SCORE_GRADIENT, self.gradient.poison, shown)
+            lines += [*self.gradient.inside, *noted]
             result = self._whole(self.gradient)
         if self.visible(form):
             result = f"tl.where(visible, {result}, 0.0)"

@@ -1,7 +1,7 @@
 """COMBINE: the partial results of SPLIT, merged.
 
 Rows are those of `[B, Hq, Q]` in order, BLOCK_M a program. Outputs of splits are weighed by their sums of
-weights, found from logarithms as in any softmax; the sink joins here.
+weights, each relative to its own largest score as in any softmax; the sink joins here.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ value_dims = tl.arange(0, BLOCK_V)
 row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
 row_sum = tl.zeros([BLOCK_M], tl.float32)
 acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
-<<largest>>
 for split in tl.range(0, splits):
     part = split * total + row  # in [splits, B, Hq, Q]
-    part_sum = tl.load(partial_lse + part)
-    new_max = tl.maximum(row_max, part_sum)
+    part_max = tl.load(partial_max + part)
+    new_max = tl.maximum(row_max, part_max)
     base = tl.where(new_max == float("-inf"), 0.0, new_max)
-    shrink = tl.exp2(row_max - base)
-    weight = tl.exp2(part_sum - base)
+    shrink = tl.exp2((row_max - base) * LOG2E)
+    weight = tl.load(partial_sum + part) * tl.exp2((part_max - base) * LOG2E)
     row_sum = row_sum * shrink + weight
     row_max = new_max
     <<out>>
     acc = acc * shrink[:, None] + weight[:, None] * part_out
-    <<larger>>
 
 <<results>>
 """
@@ -47,17 +45,12 @@ for split in tl.range(0, splits):
 
 def write_combine(spec: TritonSpec) -> TritonSource:
     """Write a COMBINE kernel."""
-    has_max, dim = spec.key.outputs.max_scores, spec.key.value_dim
+    dim = spec.key.value_dim
     guard = "" if dim == padded(dim) else ", mask=(value_dims < VALUE_DIM)[None, :], other=0.0"
     load = f"tl.load(partial_out + (part * VALUE_DIM)[:, None] + value_dims[None, :]{guard})"
-    part_max = "tl.load(partial_max + part)"
     body = fill(
         _COMBINE,
-        largest=("largest = row_max",) if has_max else (),
         out=(f"part_out = {load}",),
-        larger=(f"largest = tl.maximum(largest, {part_max}, propagate_nan=tl.PropagateNan.ALL)",)
-        if has_max
-        else (),
         results=results(spec),
     )
     parameters = (

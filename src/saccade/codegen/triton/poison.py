@@ -25,13 +25,16 @@ def note_poison(record, flags, which, b, h, q_idx, kv_idx):
 '''
 
 
-def note(which: Which, poison: str, deciding: str) -> Lines:
-    """Return lines that note poison in a tile of pairs from `first` and `start_n` on.
+def note(which: Which, poison: str, deciding: str, *, of_keys: bool = False) -> Lines:
+    """Return lines that note poison in a tile of pairs.
 
     Args:
         which: The program.
         poison: Which pairs are poison.
         deciding: Which of them decide something, of the shape of a tile.
+        of_keys: Whether the tile is one of keys, from `first` on, of which queries are walked, from `start_m`
+            on; else it is one of queries from `first` on, and keys from `start_n`.
     """
     flags = f"({deciding}) & ({poison})"
-    return (f"note_poison(poison, {flags}, tl.full([], {which + 1}, tl.int32), b, h, first, start_n)",)
+    place = "start_m, first" if of_keys else "first, start_n"
+    return (f"note_poison(poison, {flags}, tl.full([], {which + 1}, tl.int32), b, h, {place})",)

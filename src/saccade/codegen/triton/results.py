@@ -1,13 +1,15 @@
 """What a tile's sums become: the output, lse and the largest scores, or a split's partial results.
 
-A row that sees nothing gives 0 and lse -inf; with a sink, lse is the sink. Partial results are the output and
-the logarithm to base 2 of the sum of weights, for the keys of one split; -inf where it shows a row nothing.
+A row that sees nothing gives 0 and lse -inf; with a sink, lse is the sink. Partial results are the output,
+the largest score and the sum of weights relative to it, for the keys of one split; 0, -inf and 0 where it
+shows a row nothing. Their lse would not do: of scores far from zero it does not tell how many are largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from saccade.codegen.program.which import Which
 from saccade.codegen.triton.module import padded
 from saccade.codegen.triton.parameters import Parameter, row_parameters, tensor_parameters
 from saccade.codegen.triton.query_tile import FLAT_ROWS, query_rows, row_mask
@@ -17,31 +19,41 @@ from saccade.codegen.triton.template import Lines, fill
 __all__ = ["PARTIAL_PARAMETERS", "partial_results", "result_parameters", "results"]
 
 _RESULTS = """\
-<<base>>
-divisor = tl.where(row_sum == 0.0, 1.0, row_sum)
-acc = acc * (@KEPT / divisor)[:, None]
-log_sum = tl.where(row_sum == 0.0, float("-inf"), base + tl.log2(row_sum))
+share = @KEPT / tl.where(row_sum == 0.0, 1.0, row_sum)
+<<natural>>
+<<log_sum>>
+acc = acc * share[:, None]
 <<stores>>
 """
 
-_SINKS = (
-    "sink = tl.load(sinks + heads) * LOG2E",
-    "base = tl.maximum(row_max, sink)",
-    'base = tl.where(base == float("-inf"), 0.0, base)',
-    "shrink = tl.exp2(row_max - base)",
-    "row_sum = row_sum * shrink + tl.exp2(sink - base)",
-    "acc = acc * shrink[:, None]",
+_SCALED = 'largest = tl.where(row_max == float("-inf"), float("-inf"), row_max * tl.abs(scale))'
+
+# Relative to the largest score itself, where it was to its like in base 2, rounded.
+_RELATIVE = (
+    "rounding = tl.where(tl.abs(row_max) > limit, 0.0, row_base - largest * LOG2E)",
+    "row_sum = row_sum * tl.exp2(rounding)",
 )
 
-_BASE = ('base = tl.where(row_max == float("-inf"), 0.0, row_max)',)
+_BASE = ('base = tl.where(largest == float("-inf"), 0.0, largest)', "total = row_sum")
+
+_SINKS = (
+    "sink = tl.load(sinks + heads)",
+    "base = tl.maximum(largest, sink)",
+    'base = tl.where(base == float("-inf"), 0.0, base)',
+    "of_keys = row_sum * tl.exp2((largest - base) * LOG2E)",
+    "total = of_keys + tl.exp2((sink - base) * LOG2E)",
+    "share = share * (of_keys / tl.where(total == 0.0, 1.0, total))",
+)
+
+_LOG_SUM = 'log_sum = tl.where(total == 0.0, float("-inf"), base + LN2 * tl.log2(total))'
 
 _LARGEST = (
     "# Maxima pass over NaN, and sums do not.",
-    'is_nan = (row_sum != row_sum) & (row_max < float("inf"))',
-    'largest = tl.where(is_nan, float("nan"), row_max)',
+    'is_nan = (row_sum != row_sum) & (largest < float("inf"))',
+    'largest = tl.where(is_nan, float("nan"), largest)',
 )
 
-PARTIAL_PARAMETERS = row_parameters("partial_out", "partial_lse", "partial_max")
+PARTIAL_PARAMETERS = row_parameters("partial_out", "partial_max", "partial_sum")
 
 
 def result_parameters(spec: TritonSpec) -> tuple[Parameter, ...]:
@@ -54,21 +66,17 @@ def result_parameters(spec: TritonSpec) -> tuple[Parameter, ...]:
 
 
 def results(spec: TritonSpec) -> Lines:
-    """Return lines that make and write the results of the rows of a tile.
-
-    In COMBINE the lines before name the `largest` scores, in base 2.
-    """
+    """Return lines that make and write the results of the rows of a tile."""
     out = "out + out_rows + value_dims[None, :]"
     stores = [
         *(() if spec.kind is KernelKind.COMBINE else (FLAT_ROWS,)),
         f"out_rows = {query_rows('out')}",
         f"tl.store({out}, acc.to(out.dtype.element_ty), mask={_stored(spec)})",
-        "tl.store(lse + row, log_sum * LN2, mask=live)",
+        "tl.store(lse + row, log_sum, mask=live)",
     ]
     if spec.key.outputs.max_scores:
-        stores += _LARGEST if spec.kind is KernelKind.FORWARD else ()
-        stores.append("tl.store(max_scores + row, largest * LN2, mask=live)")
-    return _filled(_SINKS if spec.key.sinks else _BASE, stores, _kept(spec))
+        stores += [*_LARGEST, "tl.store(max_scores + row, largest, mask=live)"]
+    return _filled(spec, (*(_SINKS if spec.key.sinks else _BASE), _LOG_SUM), stores)
 
 
 def partial_results(spec: TritonSpec) -> Lines:
@@ -78,16 +86,23 @@ def partial_results(spec: TritonSpec) -> Lines:
         FLAT_ROWS,
         "part = split.to(tl.int64) * batch * q_heads * q_len + row  # in [splits, B, Hq, Q]",
         f"tl.store({out}, acc, mask={_stored(spec)})",
-        "tl.store(partial_lse + part, log_sum, mask=live)",
+        "tl.store(partial_max + part, largest, mask=live)",
+        "tl.store(partial_sum + part, row_sum, mask=live)",
     ]
-    if spec.key.outputs.max_scores:
-        stores += _LARGEST
-        stores.append("tl.store(partial_max + part, largest, mask=live)")
-    return _filled(_BASE, stores, _kept(spec))
+    return _filled(spec, (), stores)
 
 
-def _filled(base: Lines, stores: Sequence[str], kept: str) -> Lines:
-    return fill(_RESULTS.replace("@KEPT", kept), base=base, stores=stores)
+def _filled(spec: TritonSpec, log_sum: Lines, stores: Sequence[str]) -> Lines:
+    return fill(
+        _RESULTS.replace("@KEPT", _kept(spec)), natural=_natural(spec), log_sum=log_sum, stores=stores
+    )
+
+
+def _natural(spec: TritonSpec) -> Lines:
+    """Lines that name the `largest` scores, and make sums of weights relative to them."""
+    if spec.kind is KernelKind.COMBINE:
+        return ("largest = row_max",)
+    return (_SCALED if spec.program(Which.SCORE) is None else "largest = row_max", *_RELATIVE)
 
 
 def _kept(spec: TritonSpec) -> str:

@@ -1,11 +1,18 @@
 """A turn of the online softmax: a tile's scores, what is visible of them, and what they add to sums.
 
-FlashAttention (arXiv 2205.14135) in base 2. Of the keys so far `row_max` is the largest score times log2(e),
-`row_sum` the sum of weights relative to it, `acc` the weighted values. A row that has seen nothing has
-`row_max` -inf; its weights are taken relative to 0, or they would be NaN. `factor` brings scores to base 2
-and is positive: without a score program the queries take the sign of `scale`, exactly, and the product with
-`factor` joins the subtraction of the maximum in one instruction. Where `scale` is known to be positive the
-queries stay untouched, for Hopper's matrix unit to read from shared memory.
+FlashAttention (arXiv 2205.14135) in base 2. Of the keys so far `row_max` is the largest of `scores`,
+`row_base` the same in base 2 and rounded, `row_sum` the sum of weights relative to 2^`row_base`, `acc` the
+weighted values. A row that has seen nothing has `row_max` -inf; its weights are taken relative to 0, or they
+would be NaN. `factor` brings scores to base 2 and is positive: without a score program the queries take the
+sign of `scale`, exactly, and the product with `factor` joins the subtraction of the maximum in one
+instruction. Where `scale` is known to be positive the queries stay untouched, for Hopper's matrix unit to
+read from shared memory.
+
+A row whose largest score is beyond `limit` either way, as -inf always is, is far from zero. There one digit
+of a score decides between weights of 1 and of nothing, whatever the base is, while products with `factor`
+overflow, or round by more than weights bear. So `coarse` takes the place of `factor`, a power of two, with
+which products are exact and overflow nowhere: the largest score has a weight of exactly 1, any other one of
+2^-32 at most.
 """
 
 from __future__ import annotations
@@ -30,12 +37,16 @@ _TURN = """\
 <<visible>>
 <<poison>>
 <<hide>>
-new_max = tl.maximum(row_max, tl.max(scores, 1) * factor)
-base = tl.where(new_max == float("-inf"), 0.0, new_max)
-weights = tl.exp2(scores * factor - base[:, None])
-shrink = tl.exp2(row_max - base)
+new_max = tl.maximum(row_max, tl.max(scores, 1))
+is_far = tl.abs(new_max) > limit
+row_factor = tl.where(is_far, coarse, factor)
+new_base = new_max * row_factor
+base = tl.where(new_max == float("-inf"), 0.0, new_base)
+weights = tl.exp2(scores * row_factor[:, None] - base[:, None])
+shrink = tl.where(is_far == (tl.abs(row_max) > limit), tl.exp2(row_base - base), 0.0)
 row_sum = row_sum * shrink + tl.sum(weights, 1)
 row_max = new_max
+row_base = new_base
 <<dropout>>
 <<values>>
 """
@@ -150,12 +161,22 @@ class OnlineSoftmax:
 
 _SIGNED = ("q = tl.where(scale < 0, -q.to(tl.float32), q.to(tl.float32)).to(q.dtype)",)
 
-_IN_QUERIES = ("factor = tl.maximum(tl.abs(scale) * LOG2E, 1e-36)  # above 0, so that -inf stays -inf",)
+_IN_QUERIES = (
+    "size = tl.maximum(tl.abs(scale), 1e-36)  # above 0, so that -inf stays -inf",
+    "factor = size * LOG2E",
+    "coarse = (size.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)  # a power of two",
+    "limit = tl.minimum(1073741824.0 / size, 3e38)  # digits of scores are 64 beyond it, or more",
+)
 
-_IN_SCORES = ("factor = LOG2E",)
+_IN_SCORES = (
+    "factor = LOG2E",
+    "coarse = 1.0",
+    "limit = 268435456.0  # digits are 32 beyond it, or more",
+)
 
 _NOTHING_YET = (
     'row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)',
+    "row_base = row_max",
     "row_sum = tl.zeros([BLOCK_M], tl.float32)",
     "acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)",
 )

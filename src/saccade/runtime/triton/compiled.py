@@ -45,6 +45,9 @@ class Compiled(Protocol):
             OutOfResourcesError: At the first launch: the device has less memory for a block than is needed.
         """
 
+    def is_loaded(self, device: torch.device) -> bool:
+        """Tell whether a launch on a device finds the kernel there; the first loads it."""
+
     @property
     def resources(self) -> Resources | None:
         """What a block and its threads use; None for an interpreted kernel, which uses none of a device."""

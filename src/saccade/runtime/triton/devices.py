@@ -32,6 +32,9 @@ __all__ = [
 Driver: TypeAlias = Any
 """Triton's driver of a kind of device, which is not typed."""
 
+_UNSERVED = frozenset({"hpu", "ipu", "lazy", "meta", "mps", "vulkan", "xla"})
+"""Torch's types of devices that no backend of triton compiles for. Any other is asked of triton's driver."""
+
 INTERPRETER = Target("interpreter", 0, 32)
 """What kernels are 'compiled' for where triton interprets them."""
 
@@ -55,14 +58,17 @@ class Device:
 def is_available(device_type: str) -> str | None:
     """Tell why triton cannot run kernels on a type of device here; None if it can.
 
-    Under the interpreter every device is one: tensors are moved to the CPU and back.
+    Under the interpreter every device that holds data is one: tensors are moved to the CPU and back.
 
     Args:
         device_type: Torch's name, as in `tensor.device.type`: `cuda` for NVIDIA and AMD, `cpu`, `mps`.
 
     Returns:
         A clause about "it", what needs triton: "it needs the package triton, which is not installed: ...".
+        The package and its drivers are looked at only for devices that triton serves somewhere.
     """
+    if device_type in _UNSERVED and (device_type == "meta" or not is_interpreted()):
+        return f"it has no kernels for {device_type} devices"
     if device_type == "cpu" and not is_interpreted():
         # Known without importing triton.
         return (
@@ -130,11 +136,27 @@ def active_driver() -> Driver:
 def _driver_is_missing(device_type: str) -> str | None:
     try:
         driven = active_driver().get_active_torch_device().type
-    except Exception as fault:  # "0 active drivers", or whatever building the driver met: no C compiler
-        return f"triton has no driver for {device_type} devices that starts here ({_first_line(fault)})"
+    except Exception as fault:  # no active driver, or whatever building one met: no C compiler
+        needed = f"it needs a driver of triton's for {device_type} devices"
+        active = _active_backends()
+        if len(active) == 1:
+            return f"{needed}, and that of {active[0]} does not start here ({_first_line(fault)})"
+        return f"{needed}, and triton finds {'several: ' + ', '.join(active) if active else 'none here'}"
     if driven != device_type:
-        return f"triton has no driver for {device_type} devices, here it drives {driven}"
+        return f"it needs a driver of triton's for {device_type} devices, and here triton drives {driven}"
     return None
+
+
+def _active_backends() -> list[str]:
+    """The names of triton's backends that find their devices here, or stumble over it."""
+    found = []
+    for name, backend in triton_package().backends.backends.items():
+        try:
+            if backend.driver.is_active():
+                found.append(name)
+        except Exception:  # whatever a driver meets that looks for its devices; the caller tells of it
+            found.append(name)
+    return found
 
 
 @cache

@@ -27,13 +27,14 @@ _log = logging.getLogger("saccade")
 def cache_directory() -> Path:
     """Return the directory that `SACCADE_CACHE_DIR` names, created with mode 0700 where it is missing.
 
-    Unless the variable is set that is `saccade` in `XDG_CACHE_HOME`, or in `~/.cache`. Where the user's own
-    cannot be made or written, a private temporary directory serves until this process ends, and the logger
-    `saccade` tells so at DEBUG; a directory that was asked for by name is used or refused.
+    Unless the variable is set that is `saccade` in `XDG_CACHE_HOME`, or in `~/.cache`. Where that cannot be
+    made or written, or is another user's (as under `sudo`, which may keep the home), a private temporary
+    directory serves until this process ends, and the logger `saccade` tells so at DEBUG; a directory that was
+    asked for by name is used or refused.
 
     Raises:
-        SettingError: The directory named cannot be written, or the directory belongs to another user, or
-            others can write into it.
+        SettingError: The directory named cannot be written or belongs to another user, or others can write
+            into the directory, named or not.
     """
     named = CACHE_DIR.read()
     if named != USER_CACHE:
@@ -48,9 +49,11 @@ def cache_directory() -> Path:
     if directory is None:
         return _temporary.path("there is no home directory")
     try:
-        return _own(_writable(directory))
+        if (owner := _foreign_owner(_writable(directory))) is not None:
+            return _temporary.path(f"{directory} belongs to user {owner}")
     except OSError as fault:
         return _temporary.path(str(fault))
+    return _own(directory)
 
 
 def cache_room(name: str) -> Path:
@@ -73,20 +76,26 @@ def _writable(directory: Path) -> Path:
 
 def _own(directory: Path) -> Path:
     """The directory, if it is this user's alone to write."""
-    about = directory.stat()
-    if hasattr(os, "getuid") and about.st_uid != os.getuid():
+    owner, mode = _foreign_owner(directory), directory.stat().st_mode
+    if owner is not None:
         raise SettingError(
             f"the cache directory must belong to the user who runs this, for code is imported from it, but "
-            f"{directory} belongs to user {about.st_uid} and this is user {os.getuid()}; "
+            f"{directory} belongs to user {owner} and this is user {os.getuid()}; "
             f"set {CACHE_DIR.name} to a directory of your own."
         )
-    if os.name == "posix" and about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingError(
             f"the cache directory must be writable by its owner alone, for code is imported from it, but "
-            f"{directory} has mode {stat.S_IMODE(about.st_mode):04o}; chmod go-w it, "
+            f"{directory} has mode {stat.S_IMODE(mode):04o}; chmod go-w it, "
             f"or set {CACHE_DIR.name} to another."
         )
     return directory
+
+
+def _foreign_owner(directory: Path) -> int | None:
+    """The user it belongs to, if that is another one."""
+    owner = directory.stat().st_uid
+    return owner if hasattr(os, "getuid") and owner != os.getuid() else None
 
 
 class _Temporary:

@@ -17,6 +17,7 @@ import torch
 
 from saccade.runtime.triton.devices import INTERPRETER
 from saccade.runtime.triton.installed import triton_package
+from saccade.runtime.triton.interpreted_bfloat16 import true_bfloat16
 
 __all__ = ["InterpretedKernel"]
 
@@ -61,11 +62,15 @@ class InterpretedKernel:
     def __repr__(self) -> str:
         return f"<InterpretedKernel {self.name}>"
 
+    def is_loaded(self, device: torch.device) -> bool:
+        """Nothing is loaded anywhere: True."""
+        return True
+
     def launch(self, grid: int, arguments: Sequence[object], device: torch.device) -> None:
         """Run every program of the grid, one after another, and return when all are done."""
         typed = [_typed(value, type_) for value, type_ in zip(arguments, self._types, strict=True)]
         if grid:
-            with _one_at_a_time:
+            with _one_at_a_time, true_bfloat16():
                 self._function[(grid,)](*typed)
 
 

@@ -54,6 +54,10 @@ class DeviceKernel:
             launcher = self._launcher(device)
         launcher(grid, arguments)
 
+    def is_loaded(self, device: torch.device) -> bool:
+        """Tell whether a launch on a device finds the kernel there; the first loads it."""
+        return device_index(device) in self._launchers
+
     @property
     def resources(self) -> Resources:
         """What a block and its threads use."""

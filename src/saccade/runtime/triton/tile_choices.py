@@ -1,12 +1,13 @@
-"""Which tile was the fastest, remembered between processes: a file an architecture, a line a question.
+"""Which tile was the fastest, remembered between processes: a file an architecture and a version.
 
 Knows nothing of tiles: a choice is a few integers, a question a text. Invariant: what is remembered was
-measured with this generator and this version of triton; anything else in the file is forgotten, and a file
-that cannot be read is no more than an empty one.
+measured with this generator and this version of triton, which the file's name tells, so that versions which
+share a directory leave each other's files alone; a file that cannot be read is no more than an empty one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -99,7 +100,8 @@ def fastest(candidates: Sequence[Candidate], measure: Callable[[Candidate], floa
 
 
 def _path(arch: str) -> Path:
-    return cache_room("tiles") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', arch)}.json"
+    writer = hashlib.sha256(_writer().encode()).hexdigest()[:16]
+    return cache_room("tiles") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', arch)}-{writer}.json"
 
 
 def _writer() -> str:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from backends.triton.presence import require_triton
 from codegen.triton.program.kernel_server import KernelServer
 
 
 @pytest.fixture(scope="session")
 def interpreter() -> Iterator[KernelServer]:
     """Runs modules in Triton's interpreter."""
+    require_triton()
     with KernelServer(interpret=True) as server:
         yield server
 
@@ -19,5 +21,6 @@ def interpreter() -> Iterator[KernelServer]:
 @pytest.fixture(scope="session")
 def compiler() -> Iterator[KernelServer]:
     """Compiles modules for a GPU that need not be there."""
+    require_triton()
     with KernelServer(interpret=False) as server:
         yield server

@@ -29,7 +29,7 @@ ENDS = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 1.0, -1.0]
 
 # The range of arguments, and the units in the last place allowed of float32 and float64.
 BOUNDS: dict[Op, tuple[float, float, float, float]] = {
-    Op.TANH: (-12, 12, 2, 2),
+    Op.TANH: (-12, 12, 4, 2),
     Op.SIGMOID: (-30, 30, 3, 3),
     Op.EXPM1: (-20, 20, 3, 3),
     Op.LOG1P: (-0.99, 40, 4, 4),

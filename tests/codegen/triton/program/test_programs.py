@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from codegen.triton.program.grid_module import Grid, Way, compiled_grid, evaluate_grid, reference
 from codegen.triton.program.kernel_server import KernelServer
 from ir.strategies import Case, mask_structures, score_structures
+from saccade.codegen.triton.program.operations import is_approximate
 from saccade.ir.expr import Expr, make, rebuild, walk
 from saccade.ir.ops import OPS, Op, TypeRule
 from saccade.ir.structure import Structure
@@ -45,13 +46,13 @@ def assert_equal(grid: Grid, interpreter: KernelServer) -> None:
 
 
 def exact(structure: Structure) -> Structure:
-    """The program with ABS for what is approximated, and products for powers."""
+    """The program with ABS for what is approximated, and products for powers and quotients of scores."""
     done: dict[Expr, Expr] = {}
     for node in walk(structure.root):
         args = tuple(done[arg] for arg in node.args)
         if node.op in INEXACT:
             done[node] = make(Op.ABS, args)
-        elif node.op is Op.POW:
+        elif node.op is Op.POW or (node.op is Op.DIV and is_approximate(node)):
             done[node] = make(Op.MUL, args)
         else:
             done[node] = rebuild(node, args)

@@ -30,7 +30,7 @@ from saccade.ir.dtype import DType
 from saccade.ir.expr import Expr
 from saccade.ir.ops import Op
 
-__all__ = ["ELSEWHERE", "OPERATIONS", "Operation", "Operator"]
+__all__ = ["ELSEWHERE", "OPERATIONS", "Operation", "Operator", "is_approximate"]
 
 
 @final
@@ -93,12 +93,22 @@ def _is_exact(node: Expr) -> bool:
 
     What is made of a score is rounded already, and takes the fast ones.
     """
-    return node.dtype is DType.FLOAT32 and not node.depends_on("score", "grad")
+    return node.dtype is DType.FLOAT32 and not is_approximate(node)
+
+
+def is_approximate(node: Expr) -> bool:
+    """Return whether a quotient may be the product with the divisor's rounded reciprocal.
+
+    Of a divisor below 2**-128 that is an infinity; the quotients of scores are by then infinities too, or
+    were no scores.
+    """
+    return node.dtype is DType.FLOAT32 and node.depends_on("score", "grad")
 
 
 def _divided(of: Operation, args: Sequence[Term]) -> Term:
     a, b = args
-    if b.known is not None and abs(frexp(b.known)[0]) == 0.5 and 2.0**-60 < abs(b.known) < 2.0**60:
+    moderate = b.known is not None and 2.0**-60 < abs(b.known) < 2.0**60
+    if b.known is not None and moderate and (abs(frexp(b.known)[0]) == 0.5 or is_approximate(of.node)):
         return infix("*", Level.PRODUCT, a, literal(1.0 / b.known, b.type))
     return call("tl.div_rn", F32, a, b) if _is_exact(of.node) else infix("/", Level.PRODUCT, a, b)
 

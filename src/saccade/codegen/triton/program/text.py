@@ -44,6 +44,7 @@ class ContributionText:
         indices: A name or a number a dimension: counts from the front, and is inside at every pair in range.
         value: A name or a number: what joins the element; a float of `type`.
         valid: A name: where the indices are in range; elsewhere nothing is to be added. None: everywhere.
+        poison: A name: where the value has none; None where that cannot be, or without `checks`.
         type: "tl.float32" or "tl.float64".
         reads: Which of b, h, q_idx and kv_idx the indices read.
         shape: Along what the value varies; it broadcasts to the tile.
@@ -56,6 +57,7 @@ class ContributionText:
     indices: tuple[str, ...]
     value: str
     valid: str | None
+    poison: str | None
     type: str
     reads: frozenset[str]
     shape: Shape
@@ -159,12 +161,14 @@ class ProgramText:
             for k, _ in each.axes:
                 lines.add(self._writer.axis_line(k))
         indices, valid = self._indices(each.element, scope)
-        value = self._writer.write_named(each.value, scope).value
+        written = self._writer.write_named(each.value, scope)
+        value = written.value
         return ContributionText(
             slot=each.slot,
             indices=indices,
             value=value.typed.text,
             valid=valid,
+            poison=None if written.poison is None else written.poison.text,
             type=value.type,
             reads=frozenset(name for name in INDEX_VARIABLES if each.element.depends_on(name)),
             shape=self._place.shape_of(each.value),

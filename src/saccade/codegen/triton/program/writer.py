@@ -16,7 +16,7 @@ from typing import final
 
 from saccade.codegen.triton.program.function_table import Calls
 from saccade.codegen.triton.program.nodes import Nodes, outside
-from saccade.codegen.triton.program.operations import OPERATIONS, Operation
+from saccade.codegen.triton.program.operations import OPERATIONS, Operation, is_approximate
 from saccade.codegen.triton.program.place import Place
 from saccade.codegen.triton.program.poison import Poison, either, poison_of
 from saccade.codegen.triton.program.reads import Reads
@@ -28,6 +28,7 @@ from saccade.codegen.triton.program.terms import (
     I64,
     Level,
     Term,
+    call,
     infix,
     literal,
     resized,
@@ -127,6 +128,7 @@ class Writer:
         self._calls = calls
         self._prefix = prefix
         self._checks = checks
+        self._reciprocals: dict[Expr, Term] = {}
         # What is known before the loop and used inside it.
         self._handed_in = {
             arg
@@ -225,7 +227,10 @@ class Writer:
         type_ = self._nodes.computed_type(node) if node.dtype is DType.INT64 else self._nodes.type(node)
         divides = node.op in (Op.FLOOR_DIV, Op.REMAINDER) and node.dtype is DType.INT64
         counts = divides and self._nodes.is_nonnegative(node.args[0])
-        value = OPERATIONS[node.op](Operation(node, type_, self._calls, counts), values)
+        if self._has_steady_divisor(node):
+            value = infix("*", Level.PRODUCT, values[0], self._reciprocal(scope, node.args[1], values[1]))
+        else:
+            value = OPERATIONS[node.op](Operation(node, type_, self._calls, counts), values)
         if node.dtype is DType.INT64:
             value = resized(value, self._nodes.type(node))
         elif (
@@ -238,6 +243,20 @@ class Writer:
             zero = infix("==", Level.COMPARE, values[1].typed, literal(0, values[1].type), BOOL)
             poison = either((poison, zero))
         return Written(value, poison)
+
+    def _has_steady_divisor(self, node: Expr) -> bool:
+        """Whether a node is a quotient of scores by what one reciprocal, before the loop, does for."""
+        if node.op is not Op.DIV or not is_approximate(node):
+            return False
+        divisor = node.args[1]
+        return divisor.op is not Op.CONST and self._is_steady(divisor) and not free_axes(divisor)
+
+    def _reciprocal(self, scope: Scope, divisor: Expr, value: Term) -> Term:
+        """The name of 1 over what is known before the loop, written once."""
+        if divisor not in self._reciprocals:
+            made = call("tl.div_rn", F32, literal(1.0, F32), value)
+            self._reciprocals[divisor] = self.name(scope, divisor, "_reciprocal", made)
+        return self._reciprocals[divisor]
 
     def _arguments(self, node: Expr, values: Sequence[Term]) -> list[Term]:
         """The arguments of a node, integers in the type it is computed in."""
