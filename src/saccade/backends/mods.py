@@ -1,4 +1,4 @@
-"""The programs of a call, in the places that fused kernels give them."""
+"""The programs of a call, in the places that fused kernels give them, and what is proven of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from saccade.backends.base import Operands
+from saccade.codegen.program.contributions import Contribution
+from saccade.codegen.program.facts import ProgramFacts
+from saccade.codegen.program.prover import prove
 from saccade.codegen.program.which import Which
 from saccade.ir.program import Program
 from saccade.problem import AttentionProblem, ModFacts
 
-__all__ = ["Programs", "masks_of", "mods_of", "programs_of"]
+__all__ = ["Programs", "masks_of", "mods_of", "programs_of", "proven"]
 
 Programs: TypeAlias = Mapping[Which, Program]
 
@@ -41,3 +44,30 @@ def programs_of(operands: Operands) -> Programs:
         Which.SCORE: operands.score,
     }
     return {which: program for which, program in given.items() if program is not None}
+
+
+def proven(
+    problem: AttentionProblem,
+    mod: ModFacts,
+    dense: tuple[bool, ...],
+    beside: tuple[Contribution, ...] = (),
+) -> ProgramFacts:
+    """Return what is proven of a program for a problem's sizes.
+
+    Args:
+        problem: The problem.
+        mod: The program's facts.
+        dense: For each of its captures, whether the last stride is one element.
+        beside: What is evaluated beside it.
+    """
+    return prove(
+        mod.structure,
+        batch=problem.batch,
+        heads=problem.q_heads,
+        q_len=problem.q_len,
+        kv_len=problem.kv_len,
+        numbers=mod.numbers,
+        shapes=mod.capture_shapes,
+        dense=dense,
+        contributions=beside,
+    )

@@ -97,7 +97,7 @@ def test_after_a_matmul_a_sample_is_one_call() -> None:
 
 
 def test_what_refuses_says_so_and_the_others_run() -> None:
-    outcome = time_case(replace(FORWARD, pattern="window"), backend="sdpa", compiled=False, rounds=1)
+    outcome = time_case(replace(FORWARD, pattern="documents"), backend="sdpa", compiled=False, rounds=1)
     assert list(outcome.timings) == ["SDPA + mask"]
     assert outcome.refusals["saccade"].startswith("its only patterns are no mask and causal")
     nobody = time_case(replace(FORWARD, pattern="softcap"), backend="sdpa", compiled=False, rounds=1)

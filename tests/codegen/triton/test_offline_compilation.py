@@ -69,9 +69,12 @@ LEARNING = ("query_gradient", "key_gradient")
 # Bytes of a thread, where a tile holds more than its registers do: numbers that move once for a tile or a
 # range, and smaller tiles would read keys more often. What is not here spills nothing.
 SPILLS = {
-    ("forward", "cuda:80", 64): 32,
+    ("forward", "cuda:80", 64): 48,
+    ("forward", "cuda:80", 128): 48,
     ("forward", "cuda:100", 128): 128,
     ("forward", "cuda:100", 256): 384,
+    ("split", "cuda:80", 256): 16,
+    ("split", "cuda:90", 256): 16,
     ("split", "cuda:100", 128): 16,
     ("query_gradient", "cuda:90", 256): 192,
     ("key_gradient", "cuda:90", 256): 64,

@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import final
 
-from saccade.backends.mods import masks_of
+from saccade.backends.mods import masks_of, proven
 from saccade.codegen.cpu.backward_tiling import backward_tile_shape
 from saccade.codegen.cpu.isa import ISAS
 from saccade.codegen.cpu.philox import KEYS
 from saccade.codegen.cpu.spec import KernelKind, KernelSpec
 from saccade.codegen.cpu.tiling import TILE_SHAPE, RegisterTile
-from saccade.codegen.program.contributions import Contribution, contributions
+from saccade.codegen.program.contributions import contributions
 from saccade.codegen.program.derivative import derivative
-from saccade.codegen.program.facts import ProgramFacts
-from saccade.codegen.program.prover import prove
 from saccade.codegen.program.which import Which
 from saccade.ir.dtype import DType
 from saccade.ir.structure import Structure
@@ -195,7 +193,7 @@ def specify(
     facts, first = {}, 0
     for which, mod in mods.items():
         last = first + len(mod.capture_shapes)
-        facts[which] = _prove(problem, mod, dense[first:last])
+        facts[which] = proven(problem, mod, dense[first:last])
         first = last
     return KernelSpec(
         choice.kind,
@@ -240,26 +238,7 @@ def specify_backward(
     beside = contributions(score.structure, wanted.captures)
     # The score's captures are the last ones.
     of_score = dense[len(dense) - len(score.capture_shapes) :]
-    return replace(spec, score_gradient=_prove(problem, changed, of_score, beside))
-
-
-def _prove(
-    problem: AttentionProblem,
-    mod: ModFacts,
-    dense: tuple[bool, ...],
-    beside: tuple[Contribution, ...] = (),
-) -> ProgramFacts:
-    return prove(
-        mod.structure,
-        batch=problem.batch,
-        heads=problem.q_heads,
-        q_len=problem.q_len,
-        kv_len=problem.kv_len,
-        numbers=mod.numbers,
-        shapes=mod.capture_shapes,
-        dense=dense,
-        contributions=beside,
-    )
+    return replace(spec, score_gradient=proven(problem, changed, of_score, beside))
 
 
 def analysis_pays(problem: AttentionProblem) -> bool:

@@ -14,13 +14,11 @@ from typing import NamedTuple, final
 
 import torch
 
-from saccade.backends.mods import masks_of
+from saccade.backends.mods import masks_of, proven
 from saccade.backends.triton.arguments import Layout
 from saccade.backends.triton.options import Options
-from saccade.codegen.program.contributions import Contribution, contributions
+from saccade.codegen.program.contributions import contributions
 from saccade.codegen.program.derivative import derivative
-from saccade.codegen.program.facts import ProgramFacts
-from saccade.codegen.program.prover import prove
 from saccade.codegen.program.which import Which
 from saccade.codegen.triton.capture_ways import CaptureWay
 from saccade.codegen.triton.spec import KernelKind, Tile, TritonSpec, Walk
@@ -41,7 +39,6 @@ __all__ = [
     "hinted_tile",
     "key_of",
     "precision_of",
-    "proven",
     "question_of",
     "specify",
     "specify_gradient",
@@ -271,7 +268,7 @@ def specify(
         checks: Whether poison is noted.
     """
     layouts = _by_program(mods, given.layouts)
-    facts = {which: proven(problem, mod, layouts[which]) for which, mod in mods.items()}
+    facts = {which: proven(problem, mod, _dense(layouts[which])) for which, mod in mods.items()}
     # Kernels of gradients scale scores as they come.
     attends = kind in (KernelKind.FORWARD, KernelKind.SPLIT)
     return TritonSpec(
@@ -355,27 +352,11 @@ def specify_gradient(
     changed = replace(score, structure=derivative(score.structure))
     layouts = _by_program(mods, given.layouts)[Which.SCORE]
     beside = contributions(score.structure, own.captures)
-    return replace(spec, score_gradient=proven(problem, changed, layouts, beside), ways=ways)
+    return replace(spec, score_gradient=proven(problem, changed, _dense(layouts), beside), ways=ways)
 
 
-def proven(
-    problem: AttentionProblem,
-    mod: ModFacts,
-    layouts: tuple[Layout, ...],
-    beside: tuple[Contribution, ...] = (),
-) -> ProgramFacts:
-    """Return what is proven of a program of the problem, and of what is evaluated beside it."""
-    return prove(
-        mod.structure,
-        batch=problem.batch,
-        heads=problem.q_heads,
-        q_len=problem.q_len,
-        kv_len=problem.kv_len,
-        numbers=mod.numbers,
-        shapes=mod.capture_shapes,
-        dense=tuple([layout.is_dense for layout in layouts]),
-        contributions=beside,
-    )
+def _dense(layouts: tuple[Layout, ...]) -> tuple[bool, ...]:
+    return tuple([layout.is_dense for layout in layouts])
 
 
 def analysis_pays(problem: AttentionProblem) -> bool:
