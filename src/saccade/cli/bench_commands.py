@@ -262,8 +262,8 @@ def bench_gpu_command(
 ) -> None:
     """Time the GPU engine beside SDPA and torch's flex_attention, and beside the card's own limits.
 
-    Needs a GPU. The most important cases come first, and the run ends in under ten minutes; an option that
-    names values times these alone.
+    Needs a GPU. The most important cases come first, and none is begun that would pass --minutes; an option
+    that names values times these alone.
     """
     selection = gpu_cases.Selection(
         tuple(pattern or ()), tuple(length or ()), tuple(head_dim or ()), only, quick, tokens, width
